@@ -1,0 +1,1 @@
+"""edgept: one frozen ONNX model, its task in a kilobyte prompt file."""

@@ -1,0 +1,221 @@
+"""The bundle's manifest, edgept.json: what was exported, and the hash of every file beside it."""
+
+import hashlib
+import json
+import os
+import re
+import stat
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from edgept.errors import InvalidFileError, UntrustedError, UsageError
+
+__all__ = [
+    "MANIFEST_NAME",
+    "BundleFile",
+    "KVGeometry",
+    "Manifest",
+    "check_files",
+    "find_bundle",
+    "hash_file",
+    "read_manifest",
+]
+
+MANIFEST_NAME = "edgept.json"
+FORMAT_VERSION = 1
+_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_FINGERPRINT = re.compile(r"[0-9a-f]{64}")
+_MAX_MANIFEST_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class BundleFile:
+    """A file of the bundle: its size in bytes and the SHA-256 of its contents in hex."""
+
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class KVGeometry:
+    """Shape of the key/value cache: per layer (batch, num_kv_heads, sequence, head_dim).
+
+    Attributes:
+        num_layers: layers that have a cache.
+        num_kv_heads: key/value heads of a layer (fewer than query heads under grouped-query attention).
+        head_dim: width of a head.
+        shared_buffer: whether past and present may be one buffer that the graph extends in place
+            (onnxruntime's GroupQueryAttention); where not, present is a new and longer tensor.
+    """
+
+    num_layers: int
+    num_kv_heads: int
+    head_dim: int
+    shared_buffer: bool
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What `edgept export` says of a bundle. The field names are the keys of edgept.json.
+
+    Attributes:
+        format_version: of the bundle format; a reader refuses one that it does not know.
+        created_by: program and version.
+        source: base name of the folder or hub id that was exported; a hint for people only.
+        architecture: class of the transformers model, "LlamaForCausalLM".
+        model_type: transformers' model type, "llama".
+        task: the task as transformers names it, "text-generation".
+        vocab_size: rows of the input embedding; ids from here on are virtual tokens.
+        hidden_size: width of the input embedding, so of a prompt's rows.
+        max_positions: longest sequence that the model was made for, virtual tokens included.
+        max_virtual_tokens: longest prompt that this bundle takes.
+        kv: the key/value cache's geometry; None for a model without one.
+        bos_token_id: beginning-of-sequence id, None where the model has none.
+        eos_token_ids: ids that end a generation.
+        precision: of the weights: fp32, fp16, int8 or int4.
+        float_type: numpy name of the graph's float inputs and outputs, "float32" or "float16".
+        target: cpu, cuda or jetson.
+        providers: onnxruntime execution providers that the graph was made for, best first.
+        opset: operator set version by domain.
+        min_onnxruntime: lowest onnxruntime version that runs the graph.
+        fingerprint: SHA-256 of the frozen model's identity, see edgept.export.fingerprint.
+        files: every other file of the bundle by name.
+        parity: what the export's parity check measured; empty when it was skipped.
+    """
+
+    source: str
+    architecture: str
+    model_type: str
+    task: str
+    vocab_size: int
+    hidden_size: int
+    max_positions: int
+    max_virtual_tokens: int
+    kv: KVGeometry | None
+    bos_token_id: int | None
+    eos_token_ids: list[int]
+    precision: str
+    float_type: str
+    target: str
+    providers: list[str]
+    opset: dict[str, int]
+    min_onnxruntime: str
+    fingerprint: str
+    created_by: str
+    files: dict[str, BundleFile] = field(default_factory=dict)
+    parity: dict[str, Any] = field(default_factory=dict)
+    format_version: int = FORMAT_VERSION
+
+    def to_json(self) -> str:
+        """The text of edgept.json."""
+        return json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
+
+
+def find_bundle(bundle: str | os.PathLike[str] | None = None) -> Path:
+    """Resolve a command's bundle: the one given, else $EDGEPT_BUNDLE, else ./bundle.
+
+    Raises:
+        UsageError: there is no bundle there.
+    """
+    path = Path(bundle or os.environ.get("EDGEPT_BUNDLE") or "bundle")
+    if not (path / MANIFEST_NAME).is_file():
+        found = "a folder without edgept.json" if path.is_dir() else "nothing there"
+        raise UsageError(
+            f"no bundle at {path} ({found}). Make one with 'edgept export MODEL -o {path}', or name "
+            "one with --bundle or $EDGEPT_BUNDLE."
+        )
+    return path
+
+
+def read_manifest(bundle: Path) -> Manifest:
+    """Read and check the manifest of a bundle.
+
+    Raises:
+        UsageError: the folder holds no manifest.
+        InvalidFileError: the manifest is not one that this version reads.
+    """
+    path = find_bundle(bundle) / MANIFEST_NAME
+    if path.stat().st_size > _MAX_MANIFEST_BYTES:
+        raise InvalidFileError(
+            "manifest-too-large",
+            f"{path} is over {_MAX_MANIFEST_BYTES} bytes; a manifest is a few kilobytes. Export again.",
+        )
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(raw, dict):
+            raise TypeError("not an object")
+        version = raw.get("format_version")
+        if version != FORMAT_VERSION:
+            raise InvalidFileError(
+                "manifest-version",
+                f"{path}: bundle format {version!r}, this edgept reads {FORMAT_VERSION}. Update edgept "
+                "on the device, or export again with the version that runs there.",
+            )
+        kv = raw.pop("kv")
+        files = {name: BundleFile(**entry) for name, entry in raw.pop("files").items()}
+        manifest = Manifest(kv=None if kv is None else KVGeometry(**kv), files=files, **raw)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise InvalidFileError(
+            "manifest-malformed",
+            f"{path} is not a bundle manifest: {error}. Export the model again.",
+        ) from error
+    _check_fields(manifest, path)
+    return manifest
+
+
+def _check_fields(manifest: Manifest, path: Path) -> None:
+    sizes = [
+        manifest.vocab_size,
+        manifest.hidden_size,
+        manifest.max_positions,
+        manifest.max_virtual_tokens,
+    ]
+    if manifest.kv is not None:
+        sizes += [manifest.kv.num_layers, manifest.kv.num_kv_heads, manifest.kv.head_dim]
+    sizes_are_sane = all(type(size) is int and 0 < size < 1 << 31 for size in sizes)
+    names_are_plain = all(_FILE_NAME.fullmatch(name) for name in manifest.files)
+    if not (
+        sizes_are_sane
+        and names_are_plain
+        and manifest.float_type in ("float32", "float16")
+        and isinstance(manifest.fingerprint, str)
+        and _FINGERPRINT.fullmatch(manifest.fingerprint)
+        and all(type(entry.size) is int for entry in manifest.files.values())
+    ):
+        raise InvalidFileError(
+            "manifest-malformed",
+            f"{path}: a size, a file name, the float type or the fingerprint is not what a manifest "
+            "may hold. Export the model again.",
+        )
+
+
+def check_files(bundle: Path, manifest: Manifest) -> None:
+    """Compare every file of a bundle with its manifest: kind, size and SHA-256.
+
+    Raises:
+        UntrustedError: a file is missing, is a link, or is not the one that was exported.
+    """
+    for name, entry in manifest.files.items():
+        path = bundle / name
+        try:
+            status = path.lstat()
+        except FileNotFoundError:
+            raise UntrustedError(
+                f"{path} is listed in {MANIFEST_NAME} but missing. Copy the whole bundle again."
+            ) from None
+        if not stat.S_ISREG(status.st_mode):
+            raise UntrustedError(
+                f"{path} is not a regular file; a bundle holds no links. Copy its target there."
+            )
+        if status.st_size != entry.size or hash_file(path) != entry.sha256:
+            raise UntrustedError(
+                f"{path} ({status.st_size} bytes) is not the file that was exported ({entry.size} "
+                f"bytes, SHA-256 {entry.sha256[:12]}…). Copy the bundle again, or export again."
+            )
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

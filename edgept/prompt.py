@@ -1,0 +1,119 @@
+"""The prompt: a task as a handful of small tensors, and the check that it fits a bundle."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from edgept.bundle import Manifest
+from edgept.errors import IncompatibleError
+
+__all__ = ["Prompt", "check_fits"]
+
+
+@dataclass(frozen=True, eq=False)
+class Prompt:
+    """A trained prompt: what `edgept prompt pack` writes and a runtime swaps in.
+
+    Attributes:
+        tensors: name to float32 array, from a closed set:
+            ``prompt_embeds`` (num_virtual_tokens, hidden), the rows that stand for virtual tokens
+            (prompt tuning, Lester et al. 2021; P-tuning, Liu et al. 2021; multitask prompt tuning,
+            Wang et al. 2023; context-aware prompt tuning, Blau et al. 2024);
+            ``prompt_kv`` (layers, 2, kv_heads, num_virtual_tokens, head_dim), initial keys [:, 0]
+            and values [:, 1] as the cache holds them (prefix tuning, Li & Liang 2021; CARTRIDGE);
+            ``head.weight`` (classes, hidden) and ``head.bias`` (classes,), a task's own head.
+        name: what a user calls the task, "spanish".
+        method: peft's name of the method in lower case, "prompt_tuning"; "unknown" from bare tensors.
+        fingerprint: of the frozen model that it was trained for or bound to (64 hex digits);
+            None where nobody has said, as in every peft checkpoint.
+        task: the task as transformers names it, "text-generation".
+        labels: the head's class names, in order; empty without a head.
+        base_model: the name or path that the training tool recorded; "" where unknown.
+        created_by: the program that wrote the file.
+    """
+
+    tensors: Mapping[str, npt.NDArray[np.float32]]
+    name: str = "prompt"
+    method: str = "unknown"
+    fingerprint: str | None = None
+    task: str = "text-generation"
+    labels: tuple[str, ...] = field(default=())
+    base_model: str = ""
+    created_by: str = ""
+
+    @property
+    def num_virtual_tokens(self) -> int:
+        """How many positions the prompt takes in the sequence."""
+        if "prompt_embeds" in self.tensors:
+            return int(self.tensors["prompt_embeds"].shape[-2])
+        if "prompt_kv" in self.tensors:
+            return int(self.tensors["prompt_kv"].shape[3])
+        return 0
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the tensors in memory, in bytes."""
+        return sum(tensor.nbytes for tensor in self.tensors.values())
+
+
+def check_fits(prompt: Prompt, manifest: Manifest) -> None:
+    """Check that a prompt belongs to a bundle, by fingerprint first and by shape always.
+
+    Args:
+        prompt: the prompt; without a fingerprint, only its shapes are compared.
+        manifest: of the bundle that is to run it.
+
+    Raises:
+        IncompatibleError: the prompt was made for another model, or its sizes are not the model's.
+    """
+    if prompt.fingerprint is not None and prompt.fingerprint != manifest.fingerprint:
+        made_for = f" (recorded base model: {prompt.base_model})" if prompt.base_model else ""
+        raise IncompatibleError(
+            f"prompt {prompt.name!r} was made for another model{made_for}: its fingerprint is "
+            f"{prompt.fingerprint[:12]}…, this bundle's ({manifest.source}) is "
+            f"{manifest.fingerprint[:12]}…. Use the bundle of its own model, or retrain the prompt "
+            "for this one."
+        )
+    if prompt.task != manifest.task:
+        raise IncompatibleError(
+            f"prompt {prompt.name!r} is for the task {prompt.task}, this bundle was exported for "
+            f"{manifest.task}. Export the model with --task {prompt.task}."
+        )
+    expected: dict[str, tuple[int | None, ...]] = {"prompt_embeds": (None, manifest.hidden_size)}
+    if manifest.kv is not None:
+        kv = manifest.kv
+        expected["prompt_kv"] = (kv.num_layers, 2, kv.num_kv_heads, None, kv.head_dim)
+    for name, tensor in prompt.tensors.items():
+        if name not in expected:
+            raise IncompatibleError(
+                f"prompt {prompt.name!r} carries {name}, which this bundle ({manifest.task}) does not "
+                f"take; it takes {', '.join(expected)}."
+            )
+        wanted = expected[name]
+        if tensor.ndim != len(wanted) or any(
+            want is not None and size != want
+            for size, want in zip(tensor.shape, wanted, strict=True)
+        ):
+            shape = ", ".join("virtual tokens" if size is None else str(size) for size in wanted)
+            raise IncompatibleError(
+                f"prompt {prompt.name!r}: {name} has shape {tuple(tensor.shape)}, this bundle "
+                f"({manifest.source}) needs ({shape}). It was trained for a model of another size."
+            )
+    if prompt.num_virtual_tokens > manifest.max_virtual_tokens:
+        raise IncompatibleError(
+            f"prompt {prompt.name!r} has {prompt.num_virtual_tokens} virtual tokens, this bundle "
+            f"allows {manifest.max_virtual_tokens}. Export again with --max-virtual-tokens "
+            f"{prompt.num_virtual_tokens}."
+        )
+    float_type = np.dtype(manifest.float_type)
+    for name, tensor in prompt.tensors.items():
+        if float_type != tensor.dtype:
+            with np.errstate(over="ignore"):
+                finite = bool(np.isfinite(tensor.astype(float_type)).all())
+            if not finite:
+                raise IncompatibleError(
+                    f"prompt {prompt.name!r}: {name} holds values that are not finite in the "
+                    f"bundle's {manifest.float_type}. Export the model in fp32, or retrain."
+                )
