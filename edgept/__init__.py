@@ -1,1 +1,68 @@
-"""edgept: one frozen ONNX model, its task in a kilobyte prompt file."""
+"""edgept: one frozen ONNX model, its task in a kilobyte prompt file.
+
+This is the public API. It loads on first use, so that `import edgept` is quick and never imports
+torch; `edgept.export` is the workstation's side and does.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from edgept.errors import (
+    EdgeptError,
+    ExportError,
+    IncompatibleError,
+    InvalidFileError,
+    MissingDependencyError,
+    UntrustedError,
+    UsageError,
+)
+
+if TYPE_CHECKING:
+    from edgept.latency import Latency
+    from edgept.prompt import Prompt
+    from edgept.prompt_file import read_prompt, write_prompt
+    from edgept.prompt_source import load_prompt_source
+    from edgept.runtime.content import LoadedPrompt
+    from edgept.runtime.generation import Generation
+    from edgept.runtime.model import Model, load
+
+__all__ = [
+    "EdgeptError",
+    "ExportError",
+    "Generation",
+    "IncompatibleError",
+    "InvalidFileError",
+    "Latency",
+    "LoadedPrompt",
+    "MissingDependencyError",
+    "Model",
+    "Prompt",
+    "UntrustedError",
+    "UsageError",
+    "__version__",
+    "load",
+    "load_prompt_source",
+    "read_prompt",
+    "write_prompt",
+]
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Generation": "edgept.runtime.generation",
+    "Latency": "edgept.latency",
+    "LoadedPrompt": "edgept.runtime.content",
+    "Model": "edgept.runtime.model",
+    "Prompt": "edgept.prompt",
+    "load": "edgept.runtime.model",
+    "load_prompt_source": "edgept.prompt_source",
+    "read_prompt": "edgept.prompt_file",
+    "write_prompt": "edgept.prompt_file",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'edgept' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)

@@ -1,0 +1,19 @@
+"""The workstation side: from a transformers model to a bundle. Needs the extra `edgept[export]`.
+
+Code organization (a model passes through these in order):
+    source.py           find the model, its task and its frozen PyTorch module
+    fingerprint.py      what identifies the frozen model
+    llm_builder.py      decoder-only models that onnxruntime-genai's builder knows
+    torch_exporter.py   every other decoder-only model, through torch.onnx
+    graph.py            what both graphs get: virtual tokens, logits_to_keep, metadata
+    quantize.py         int4 and int8 weights for graphs from torch.onnx
+    parity.py           PyTorch against the bundle, figure by figure
+    chatter.py          their messages, to a log
+    exporter.py         `edgept export`: all of the above, then one rename
+    verifier.py         `edgept verify`: parity on demand, with peft itself as the reference
+"""
+
+from edgept.export.exporter import export_model
+from edgept.export.verifier import verify_bundle
+
+__all__ = ["export_model", "verify_bundle"]

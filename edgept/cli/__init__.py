@@ -1,0 +1,54 @@
+"""The command line. Commands import what they need inside, so that `edgept --help` is quick."""
+
+import sys
+from typing import Any
+
+import click
+
+from edgept import __version__
+from edgept.cli.doctor import doctor
+from edgept.cli.export import export
+from edgept.cli.prompt import prompt
+from edgept.cli.run import run
+from edgept.cli.verify import verify
+from edgept.errors import EdgeptError
+
+__all__ = ["main"]
+
+
+class _Commands(click.Group):
+    """Turns edgept's errors into one line and an exit code; a traceback is a bug."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except EdgeptError as error:
+            click.echo(f"error: {error}", err=True)
+            ctx.exit(error.exit_code)
+        except BrokenPipeError:
+            # The reader of a pipe has gone; Python would complain again when it flushes at exit.
+            sys.stdout = sys.stderr
+            ctx.exit(1)
+
+
+@click.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(__version__, prog_name="edgept")
+def main() -> None:
+    r"""Swap kilobyte prompt files on one frozen ONNX model.
+
+    Export a model once, run it under any prompt that was trained for it:
+
+    \b
+      edgept export MODEL
+      edgept run --prompt spanish.pt "Where is my parcel?"
+
+    Exit codes: 0 fine, 1 failed, 2 usage, 3 invalid file, 4 prompt and bundle do not fit,
+    5 untrusted file.
+    """
+
+
+for _command in (export, prompt, run, verify, doctor):
+    main.add_command(_command)

@@ -1,0 +1,5 @@
+"""`python -m edgept`."""
+
+from edgept.cli import main
+
+main(prog_name="edgept")

@@ -1,0 +1,94 @@
+"""`edgept export`."""
+
+from pathlib import Path
+
+import click
+
+from edgept.cli.options import json_option
+
+__all__ = ["export"]
+
+
+@click.command()
+@click.argument("model")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    default=Path("bundle"),
+    show_default=True,
+    help="Folder of the bundle; it appears when all is done.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "fp16", "int8", "int4"]),
+    help="Of the weights. fp32 is PyTorch's result to 1e-4; int4 is smallest and quickest, at a cost "
+    "in quality that --verify-text measures. [default: int4 for cpu, fp16 otherwise]",
+)
+@click.option("--task", help="Task as transformers names it. [default: found from the config]")
+@click.option(
+    "--target",
+    type=click.Choice(["cpu", "cuda", "jetson"]),
+    default="cpu",
+    show_default=True,
+    help="What will run it: decides execution provider and float type.",
+)
+@click.option(
+    "--max-virtual-tokens",
+    type=click.IntRange(min=1),
+    help="Longest prompt that the bundle takes. [default: 1024, or what the model leaves]",
+)
+@click.option(
+    "--verify-text",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A text like those of your users: its perplexity before and after is reported.",
+)
+@click.option("--no-verify", is_flag=True, help="Skip the comparison with PyTorch.")
+@click.option("--force", is_flag=True, help="Replace an existing bundle.")
+@json_option
+def export(
+    model: str,
+    output: Path,
+    precision: str | None,
+    task: str | None,
+    target: str,
+    max_virtual_tokens: int | None,
+    verify_text: Path | None,
+    no_verify: bool,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Export MODEL to a bundle: ONNX with the prompt as an input of its own.
+
+    MODEL is a folder that transformers' save_pretrained wrote, or a hub id. Every export is compared
+    with PyTorch under random prompts; one that differs in fp32 leaves nothing behind.
+    """
+    from edgept.cli.progress import steps
+    from edgept.export import export_model
+
+    text = verify_text.read_text(encoding="utf-8", errors="replace") if verify_text else None
+    with steps() as progress:
+        result = export_model(
+            model,
+            output,
+            precision=precision,
+            task=task,
+            target=target,
+            max_virtual_tokens=max_virtual_tokens,
+            verify=not no_verify,
+            verify_text=text,
+            force=force,
+            progress=progress,
+        )
+    manifest = result.manifest
+    if as_json:
+        click.echo(manifest.to_json(), nl=False)
+        return
+    size = sum(entry.size for entry in manifest.files.values())
+    click.echo(f"{result.bundle}: {manifest.source}, {manifest.precision}, {size / 1e6:.1f} MB")
+    if result.parity is None:
+        click.echo("parity: skipped (--no-verify)")
+    else:
+        click.echo(f"parity: {result.parity}")
+    bundle = "" if str(result.bundle) == "bundle" else f"-b {result.bundle} "
+    click.echo(f'next: edgept run {bundle}--prompt PROMPT "your text"')

@@ -1,0 +1,87 @@
+"""The interactive session of `edgept run`: type a request, swap the prompt, go on."""
+
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edgept.cli.run import show
+from edgept.errors import EdgeptError
+
+if TYPE_CHECKING:
+    from edgept.runtime.content import Content, LoadedPrompt
+    from edgept.runtime.model import Model
+
+__all__ = ["converse"]
+
+_HELP = """/prompt NAME   swap to a loaded prompt; /prompt FILE loads one first
+/prompt none   the plain model
+/prompts       the loaded ones
+/quit          leave, as does Ctrl-D; Ctrl-C ends an answer"""
+
+
+def converse(
+    model: "Model",
+    prompts: dict[str, "LoadedPrompt"],
+    content: Callable[[str], "Content"],
+    options: Mapping[str, Any],
+) -> None:
+    """Read requests from the terminal until it ends.
+
+    Args:
+        model: that answers.
+        prompts: loaded ones by name; the first is active. Prompts loaded here are added.
+        content: from a typed line to a request.
+        options: of `Model.stream`.
+    """
+    with suppress(ImportError):
+        import readline  # noqa: F401 - gives input() its history and editing
+    active = next(iter(prompts), None)
+    click.echo(
+        f"{model.manifest.source}, {model.manifest.precision}. /help for commands.", err=True
+    )
+    while True:
+        try:
+            line = input(f"{active or 'no prompt'}> ").strip()
+        except EOFError:
+            click.echo(err=True)
+            return
+        except KeyboardInterrupt:
+            click.echo("\n/quit to leave", err=True)
+            continue
+        if not line:
+            continue
+        command, _, argument = line.partition(" ")
+        try:
+            if command == "/quit":
+                return
+            if command == "/help":
+                click.echo(_HELP)
+            elif command == "/prompts":
+                for name, prompt in prompts.items():
+                    mark = "*" if name == active else " "
+                    click.echo(f"{mark} {name}  {prompt.num_virtual_tokens} virtual tokens")
+            elif command == "/prompt":
+                active = _swap(model, prompts, argument.strip(), active)
+            elif command.startswith("/"):
+                click.echo(f"no command {command}\n{_HELP}", err=True)
+            else:
+                show(model, content(line), prompts[active] if active else None, options)
+        except EdgeptError as error:
+            click.echo(f"error: {error}", err=True)
+
+
+def _swap(
+    model: "Model", prompts: dict[str, "LoadedPrompt"], wanted: str, active: str | None
+) -> str | None:
+    if not wanted:
+        click.echo(f"active: {active or 'none'}; loaded: {', '.join(prompts) or 'none'}")
+        return active
+    if wanted == "none":
+        return None
+    if wanted not in prompts:
+        prompt = model.load_prompt(wanted)
+        prompts[prompt.name] = prompt
+        return prompt.name
+    return wanted

@@ -1,0 +1,65 @@
+"""`edgept verify`."""
+
+import json
+from pathlib import Path
+
+import click
+
+from edgept.cli.options import bundle_option, json_option
+
+__all__ = ["verify"]
+
+
+@click.command()
+@bundle_option
+@click.option("--model", required=True, help="The model that was exported: a folder or a hub id.")
+@click.option(
+    "--prompt",
+    type=click.Path(path_type=Path),
+    help="Compare under this prompt; a peft folder is run by peft itself.",
+)
+@click.option("--task-index", type=click.IntRange(min=0), help="Task of a multitask prompt.")
+@click.option(
+    "--verify-text",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Also compare perplexity on this text.",
+)
+@json_option
+def verify(
+    bundle: Path | None,
+    model: str,
+    prompt: Path | None,
+    task_index: int | None,
+    verify_text: Path | None,
+    as_json: bool,
+) -> None:
+    """Compare a bundle with PyTorch, or with peft.
+
+    Without --prompt, under random prompts, as every export does. Exits with 1 when the difference is
+    above the precision's tolerance.
+    """
+    from edgept.cli.progress import steps
+    from edgept.export import verify_bundle
+
+    text = verify_text.read_text(encoding="utf-8", errors="replace") if verify_text else None
+    with steps() as progress:
+        parity = verify_bundle(
+            bundle,
+            model,
+            prompt=prompt,
+            task_index=task_index,
+            verify_text=text,
+            progress=progress,
+        )
+    if as_json:
+        click.echo(json.dumps(parity.to_manifest(), indent=2))
+    else:
+        click.echo(f"reference: {parity.reference}")
+        click.echo(f"parity: {parity}")
+        if parity.tolerance is None:
+            click.echo("verdict: measured; quantised weights have no tolerance")
+        else:
+            verdict = "equal" if parity.passed else "DIFFERENT"
+            click.echo(f"verdict: {verdict} (tolerance {parity.tolerance:g} relative)")
+    if not parity.passed:
+        raise click.exceptions.Exit(1)

@@ -1,0 +1,52 @@
+"""How long a request took, phase by phase."""
+
+from dataclasses import dataclass
+
+__all__ = ["Latency"]
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Wall-clock times of one request, in milliseconds of the monotonic clock.
+
+    Attributes:
+        load_ms: bundle on disk to a session that is ready; once for a model, not in total_ms.
+        prompt_ms: prompt file to a resident prompt, every check and its keys and values included;
+            once for a prompt, not in total_ms. 0 without a prompt.
+        swap_ms: making the prompt the request's own: its keys and values into the cache.
+        tokenize_ms: text to token ids.
+        prefill_ms: one run over all of the input's tokens.
+        ttft_ms: time to first token, from the call, tokenisation included.
+        tpot_ms: time per output token after the first; None with fewer than two.
+        total_ms: the call to its end, detokenisation included.
+        virtual_tokens: of the prompts.
+        input_tokens: of the text.
+        new_tokens: generated, the end-of-text token included.
+    """
+
+    load_ms: float
+    prompt_ms: float
+    swap_ms: float
+    tokenize_ms: float
+    prefill_ms: float
+    ttft_ms: float
+    tpot_ms: float | None
+    total_ms: float
+    virtual_tokens: int
+    input_tokens: int
+    new_tokens: int
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Tokens per second after the first; None with fewer than two."""
+        return None if not self.tpot_ms else 1e3 / self.tpot_ms
+
+    def __str__(self) -> str:
+        rate = self.tokens_per_second
+        pace = "" if rate is None else f" · {self.tpot_ms:.2f} ms/token · {rate:.0f} tokens/s"
+        return (
+            f"load {self.load_ms:.0f} ms · prompt {self.prompt_ms:.2f} ms · swap {self.swap_ms:.3f} ms "
+            f"· tokenize {self.tokenize_ms:.2f} ms · prefill {self.prefill_ms:.1f} ms "
+            f"({self.virtual_tokens} virtual + {self.input_tokens} tokens) · first token "
+            f"{self.ttft_ms:.1f} ms{pace} · {self.new_tokens} tokens in {self.total_ms:.0f} ms"
+        )

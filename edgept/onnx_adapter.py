@@ -1,0 +1,66 @@
+"""Write a prompt as onnxruntime's own adapter file, for programs that do not use edgept."""
+
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from edgept.atomic import write_bytes
+from edgept.bundle import Manifest
+from edgept.errors import IncompatibleError, MissingDependencyError
+from edgept.prompt import Prompt, check_fits
+
+__all__ = ["write_onnx_adapter"]
+
+
+def write_onnx_adapter(
+    prompt: Prompt,
+    manifest: Manifest | None,
+    path: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+) -> None:
+    """Write an .onnx_adapter file: each tensor under the name of the graph's optional input.
+
+    The file carries no fingerprint: whoever loads it has to know which bundle it is for.
+
+    Args:
+        prompt: the prompt.
+        manifest: of its bundle, whose float type the tensors get; None writes float32.
+        path: the file to write.
+        overwrite: whether an existing file may be replaced.
+
+    Raises:
+        IncompatibleError: a prefix, which is no graph input, or a prompt that does not fit.
+        MissingDependencyError: onnxruntime is not installed.
+        UsageError: the file exists.
+    """
+    if "prompt_kv" in prompt.tensors:
+        raise IncompatibleError(
+            f"prompt {prompt.name!r} is initial keys and values; an onnx adapter holds a graph's "
+            "optional inputs, and past_key_values is none. Use 'edgept run', or the C library."
+        )
+    if manifest is not None:
+        check_fits(prompt, manifest)
+    try:
+        from onnxruntime import AdapterFormat, OrtValue
+    except ImportError as error:
+        raise MissingDependencyError(
+            "onnxruntime is not installed: pip install 'edgept[cpu]', or on a Jetson the onnxruntime "
+            "wheel of your JetPack."
+        ) from error
+    float_type = np.dtype(manifest.float_type if manifest else "float32")
+    adapter = AdapterFormat()
+    adapter.set_adapter_version(1)
+    adapter.set_model_version(1)
+    adapter.set_parameters(
+        {
+            name: OrtValue.ortvalue_from_numpy(np.ascontiguousarray(tensor, dtype=float_type))
+            for name, tensor in prompt.tensors.items()
+        }
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        draft = Path(folder) / "prompt.onnx_adapter"
+        adapter.export_adapter(str(draft))
+        write_bytes(path, draft.read_bytes(), overwrite=overwrite)

@@ -1,0 +1,184 @@
+"""Load a prompt from whatever its training left behind, and bind it to a bundle.
+
+| Source | Reader |
+|---|---|
+| a folder with adapter_config.json | peft_folder |
+| .safetensors that `edgept prompt pack` wrote | prompt_file |
+| any other .safetensors | safetensors_strict, then by name and shape |
+| .pt, .pth, .bin | torch_checkpoint, then by name and shape |
+| .npy | npy_file, then by shape |
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from edgept.bundle import Manifest
+from edgept.errors import IncompatibleError, InvalidFileError, UsageError
+from edgept.npy_file import read_npy
+from edgept.peft_folder import (
+    CONFIG_NAME,
+    WEIGHT_NAMES,
+    combine_multitask,
+    read_peft_folder,
+    rows_to_kv,
+)
+from edgept.prompt import Prompt, check_fits
+from edgept.prompt_file import FORMAT, MAX_BYTES, MIN_BYTES, TENSOR_RANKS, finish_prompt
+from edgept.reason import Reason
+from edgept.regular_file import open_regular
+from edgept.safetensors_strict import METADATA_KEY, Header, read_header, read_tensors
+from edgept.torch_checkpoint import read_torch_checkpoint
+
+__all__ = ["bind", "load_prompt_source"]
+
+Array = npt.NDArray[np.float32]
+
+_TORCH_SUFFIXES = {".pt", ".pth", ".bin"}
+# Names under which a bare checkpoint may hold its rows, the first one found counts. The last is
+# peft's own in the state dict of a whole PeftModel.
+_ROW_KEYS = ("prompt_embeds", "prompt_embeddings", "prompt_encoder.default.embedding.weight")
+
+
+def load_prompt_source(
+    path: str | os.PathLike[str],
+    manifest: Manifest | None = None,
+    *,
+    task_index: int | None = None,
+    name: str | None = None,
+    max_bytes: int = MAX_BYTES,
+) -> Prompt:
+    """Load a prompt in any form that edgept reads; `bind` it before it is written or run.
+
+    Args:
+        path: a prompt file, a peft adapter folder, or a checkpoint (see the table above).
+        manifest: of the bundle it is for; tells rows from prefixes where only a shape is known.
+        task_index: which task of a multitask prompt.
+        name: what to call it; the default is the file's own name.
+        max_bytes: the largest file to accept.
+
+    Raises:
+        UsageError: there is nothing there, or nothing that is read as a prompt.
+        InvalidFileError: the file breaks its format's rules.
+        IncompatibleError: the adapter's method is not run, or a shape fits nothing in the bundle.
+    """
+    source = Path(path)
+    beside = source.parent / CONFIG_NAME
+    if source.is_dir() or (source.name in WEIGHT_NAMES and beside.is_file()):
+        folder = source if source.is_dir() else source.parent
+        prompt = read_peft_folder(folder, task_index=task_index, max_bytes=max_bytes)
+    else:
+        prompt = _load_file(source, manifest, task_index, max_bytes)
+    return prompt if name is None else replace(prompt, name=name)
+
+
+def bind(prompt: Prompt, manifest: Manifest) -> Prompt:
+    """The prompt with the bundle's fingerprint, once it is known to fit.
+
+    Binding a prompt that has no fingerprint is a claim that it was trained for this very model.
+
+    Raises:
+        IncompatibleError: its fingerprint is another model's, or its sizes are not this model's.
+    """
+    check_fits(prompt, manifest)
+    return replace(
+        prompt, fingerprint=manifest.fingerprint, created_by=f"edgept {version('edgept')}"
+    )
+
+
+def _load_file(
+    source: Path, manifest: Manifest | None, task_index: int | None, max_bytes: int
+) -> Prompt:
+    suffix = source.suffix.lower()
+    if suffix == ".onnx_adapter":
+        raise UsageError(
+            f"{source} is an adapter for onnxruntime, which does not say what model it is for. Give "
+            "the .safetensors that it was exported from."
+        )
+    if suffix == ".safetensors":
+        with open_regular(source, min_bytes=MIN_BYTES, max_bytes=max_bytes) as (stream, size):
+            header = read_header(stream, size)
+            if _is_prompt(header):
+                _refuse_task_index(task_index, source)
+                return finish_prompt(stream, header)
+            tensors = read_tensors(stream, header)
+    elif suffix in _TORCH_SUFFIXES:
+        tensors = read_torch_checkpoint(source, max_bytes=max_bytes)
+    elif suffix == ".npy":
+        tensors = {"": read_npy(source, max_bytes=max_bytes)}
+    elif os.path.lexists(source):
+        raise UsageError(
+            f"{source} is in no form that edgept reads: a peft adapter folder, .safetensors, .pt, "
+            ".pth, .bin or .npy. Save the prompt in one of them."
+        )
+    else:
+        raise UsageError(f"there is no {source}. Check the path.")
+    prompt = _from_tensors(tensors, manifest, task_index, source)
+    return replace(prompt, name=source.stem, task=manifest.task if manifest else prompt.task)
+
+
+def _is_prompt(header: Header) -> bool:
+    metadata = header.fields.get(METADATA_KEY)
+    return isinstance(metadata, dict) and metadata.get("format") == FORMAT
+
+
+def _from_tensors(
+    tensors: Mapping[str, Array], manifest: Manifest | None, task_index: int | None, source: Path
+) -> Prompt:
+    """Tell by name and shape what the tensors of a bare checkpoint are."""
+    if "prefix_task_cols" in tensors:
+        rows = combine_multitask(tensors, task_index)
+        return Prompt({"prompt_embeds": rows}, method="multitask_prompt_tuning")
+    _refuse_task_index(task_index, source)
+    known = {name: array for name, array in tensors.items() if name in TENSOR_RANKS}
+    row_key = next((key for key in _ROW_KEYS if key in tensors), None)
+    if row_key is None and len(tensors) == 1 and not known:
+        row_key = next(iter(tensors))
+    if row_key is not None:
+        known.pop("prompt_embeds", None)
+        known.update(_by_shape(tensors[row_key], manifest, source))
+    elif "prompt_kv" not in known:
+        raise UsageError(
+            f"{source} holds {len(tensors)} tensors, none of them named as a prompt's "
+            f"({', '.join(TENSOR_RANKS)}, prompt_embeddings): {str(sorted(tensors))[:200]}. "
+            "Save the prompt's tensor alone, or under one of these names."
+        )
+    for name, array in known.items():
+        if array.ndim not in TENSOR_RANKS[name]:
+            raise InvalidFileError(
+                Reason.TENSOR_RANK,
+                f"{source}: {name} has shape {array.shape}; "
+                f"{' or '.join(map(str, TENSOR_RANKS[name]))} dimensions are expected. Save it so.",
+            )
+    return Prompt(known)
+
+
+def _by_shape(array: Array, manifest: Manifest | None, source: Path) -> dict[str, Array]:
+    if array.ndim == 5:
+        return {"prompt_kv": array}
+    if manifest is None or array.ndim != 2:
+        return {"prompt_embeds": array}
+    width, hidden = array.shape[1], manifest.hidden_size
+    kv = manifest.kv
+    prefix_width = 2 * kv.num_layers * kv.num_kv_heads * kv.head_dim if kv else None
+    prefix = "none, as the model has no cache" if prefix_width is None else f"(P, {prefix_width})"
+    if (width == hidden) == (width == prefix_width):
+        found = "could be either" if width == hidden else "is neither"
+        raise IncompatibleError(
+            f"{source} has shape {array.shape}, which {found}: {manifest.source} takes rows of shape "
+            f"(P, {hidden}) and prefixes of shape {prefix}. Use the bundle of the prompt's own model, "
+            "or give peft's whole folder, which names the method."
+        )
+    if kv is not None and width == prefix_width:
+        return {"prompt_kv": rows_to_kv(array, kv.num_layers, kv.num_kv_heads, kv.head_dim)}
+    return {"prompt_embeds": array}
+
+
+def _refuse_task_index(task_index: int | None, source: Path) -> None:
+    if task_index is not None:
+        raise UsageError(f"a task index is for multitask prompts, {source} is none. Leave it out.")

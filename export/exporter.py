@@ -1,0 +1,290 @@
+"""`edgept export`: a transformers model to a bundle, checked, and put in place by one rename."""
+
+import copy
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+import torch
+from transformers import AutoTokenizer
+
+from edgept import __version__
+from edgept.atomic import atomic_folder
+from edgept.bundle import MANIFEST_NAME, BundleFile, KVGeometry, Manifest, hash_file
+from edgept.errors import UsageError
+from edgept.export import llm_builder
+from edgept.export.chatter import logged
+from edgept.export.fingerprint import fingerprint
+from edgept.export.graph import (
+    add_logits_to_keep,
+    add_virtual_tokens,
+    declare_prompt_input,
+    set_metadata,
+)
+from edgept.export.parity import Parity, check_parity
+from edgept.export.quantize import quantize_weights
+from edgept.export.source import ModelSource, find_model, load_frozen
+from edgept.export.torch_exporter import export_decoder, probe_kv
+from edgept.runtime.model import load
+
+__all__ = ["Export", "export_model"]
+
+_PRECISIONS = {
+    "cpu": ("int4", "int8", "fp32"),
+    "cuda": ("fp16", "int4", "int8", "fp32"),
+    "jetson": ("fp16", "int4", "int8", "fp32"),
+}
+_PROVIDERS = {
+    "cpu": ["CPUExecutionProvider"],
+    "cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"],
+    "jetson": ["CUDAExecutionProvider", "CPUExecutionProvider"],
+}
+_MIN_ONNXRUNTIME = "1.23.0"
+_MAX_VIRTUAL_TOKENS = 1024
+
+
+@dataclass(frozen=True)
+class Export:
+    """What an export made.
+
+    Attributes:
+        bundle: the folder.
+        manifest: as written there.
+        parity: what the check measured; None when it was skipped.
+    """
+
+    bundle: Path
+    manifest: Manifest
+    parity: Parity | None
+
+
+def export_model(
+    model: str,
+    output: str | os.PathLike[str] = "bundle",
+    *,
+    precision: str | None = None,
+    task: str | None = None,
+    target: str = "cpu",
+    max_virtual_tokens: int | None = None,
+    verify: bool = True,
+    verify_text: str | None = None,
+    force: bool = False,
+    progress: Callable[[str], object] = lambda _: None,
+) -> Export:
+    """Export a model with its prompt as an input of its own.
+
+    Standard output and error are redirected to a log while the exporters run, so this is a call for
+    a program's main thread.
+
+    Args:
+        model: local transformers folder or hub id.
+        output: folder of the bundle; it appears when all is done.
+        precision: of the weights: fp32, fp16, int8 or int4 (blocks of 32, weights only); None takes
+            int4 for the CPU and fp16 elsewhere.
+        task: transformers' name; None finds it from the config.
+        target: cpu, cuda or jetson: execution provider and float type.
+        max_virtual_tokens: longest prompt that the bundle takes; None is 1024 or what the model's
+            longest sequence leaves.
+        verify: compare with PyTorch; above the tolerance in fp32 or fp16 nothing is left behind.
+        verify_text: a text on which perplexity is compared, too.
+        force: replace an existing bundle. A folder that is not a bundle is never replaced.
+        progress: called with what is being done.
+
+    Raises:
+        UsageError: an argument is out of range, or the output exists.
+        ExportError: the model cannot be exported, or is not the same afterwards.
+    """
+    if target not in _PRECISIONS:
+        raise UsageError(f"unknown target {target!r}; expected one of {', '.join(_PRECISIONS)}.")
+    precision = precision or _PRECISIONS[target][0]
+    if precision not in _PRECISIONS[target]:
+        raise UsageError(
+            f"precision {precision!r} is not exported for the target {target}; expected one of "
+            f"{', '.join(_PRECISIONS[target])}."
+        )
+    with atomic_folder(output, marker=MANIFEST_NAME, overwrite=force) as folder, logged() as log:
+        progress("reading the model")
+        source = find_model(model, task)
+        work = Path(tempfile.mkdtemp(prefix="edgept-work-"))
+        try:
+            reference, graph, kv = _build(source, folder, work, log, precision, target, progress)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+        progress("writing the bundle")
+        manifest = _describe(source, reference, graph, kv, precision, target, max_virtual_tokens)
+        _save(graph, folder, manifest)
+        manifest = replace(manifest, files=_list_files(folder))
+        (folder / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
+        parity = None
+        if verify:
+            progress("comparing with PyTorch")
+            providers = None if target == "cpu" else ["CPUExecutionProvider"]
+            bundle = load(folder, providers=providers, check_hashes=False)
+            parity = check_parity(reference, bundle, precision=precision, verify_text=verify_text)
+            checked = {**parity.to_manifest(), "providers": bundle.providers}
+            manifest = replace(manifest, parity=checked)
+            (folder / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
+    return Export(Path(output), manifest, parity)
+
+
+def _build(
+    source: ModelSource,
+    folder: Path,
+    work: Path,
+    log: Path,
+    precision: str,
+    target: str,
+    progress: Callable[[str], object],
+) -> tuple[Any, ir.Model, KVGeometry]:
+    """The frozen PyTorch model, the graph with its prompt input, and the cache's geometry."""
+    if llm_builder.knows(source):
+        progress(f"building the {precision} graph with onnxruntime-genai's builder")
+        process = llm_builder.build(
+            source,
+            work / "built",
+            precision=precision,
+            target=target,
+            cache=work / "cache",
+            log=log,
+        )
+        try:
+            reference = load_frozen(source)  # while the builder works
+            path = llm_builder.finish(process, work / "built", log)
+        finally:
+            process.kill()
+            process.wait()
+        graph = ir.load(path)
+        embedding = reference.get_input_embeddings()
+        add_virtual_tokens(
+            graph.graph,
+            embedding.num_embeddings,
+            embedding.embedding_dim,
+            scaled_embedding=hasattr(embedding, "embed_scale"),
+        )
+        add_logits_to_keep(graph.graph)
+        _load_weights(graph)
+        _copy_side_files(work / "built", folder)
+        return reference, graph, probe_kv(reference, shared_buffer=True)
+    reference = load_frozen(source)
+    kv = probe_kv(reference, shared_buffer=False)
+    progress("exporting the graph with torch.onnx")
+    half = target != "cpu" and precision != "fp32"
+    traced = copy.deepcopy(reference).half() if half else reference
+    graph = export_decoder(traced, kv)
+    if precision in ("int8", "int4"):
+        progress(f"quantising the weights to {precision}")
+        graph = quantize_weights(
+            graph, bits=int(precision[3:]), accuracy_level=4 if target == "cpu" else 0
+        )
+    embedding = reference.get_input_embeddings()
+    float_type = ir.DataType.FLOAT16 if half else ir.DataType.FLOAT
+    declare_prompt_input(graph.graph, embedding.embedding_dim, float_type)
+    add_logits_to_keep(graph.graph)
+    _save_tokenizer(source, folder)
+    return reference, graph, kv
+
+
+def _load_weights(graph: ir.Model) -> None:
+    """Take the weights into memory, so that the builder's folder can go."""
+    ir.external_data.load_to_model(graph)
+
+
+def _copy_side_files(built: Path, folder: Path) -> None:
+    for path in built.iterdir():
+        if path.is_file() and path.name not in ("model.onnx", "model.onnx.data"):
+            shutil.copy(path, folder / path.name)
+
+
+def _save_tokenizer(source: ModelSource, folder: Path) -> None:
+    """Save the tokenizer where the model has one; without, the bundle takes token ids only."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source.location, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, ImportError):
+        return
+    tokenizer.save_pretrained(folder)
+
+
+def _describe(
+    source: ModelSource,
+    reference: Any,
+    graph: ir.Model,
+    kv: KVGeometry,
+    precision: str,
+    target: str,
+    max_virtual_tokens: int | None,
+) -> Manifest:
+    config = source.config.get_text_config()
+    embedding = reference.get_input_embeddings()
+    # BLOOM has no longest sequence of its own: its positions are biases of the attention
+    max_positions = int(getattr(config, "max_position_embeddings", None) or 2048)
+    past = next(item for item in graph.graph.inputs if item.name == "past_key_values.0.key")
+    limit = max_virtual_tokens or min(_MAX_VIRTUAL_TOKENS, max(1, max_positions - 1))
+    if not 1 <= limit < max(2, max_positions):
+        raise UsageError(
+            f"--max-virtual-tokens {limit}: {source.name} takes sequences of {max_positions} tokens, so "
+            f"expected 1 to {max_positions - 1}."
+        )
+    bos = source.generation.bos_token_id
+    return Manifest(
+        source=source.name,
+        architecture=type(reference).__name__,
+        model_type=source.config.model_type,
+        task=source.task,
+        vocab_size=embedding.num_embeddings,
+        hidden_size=embedding.embedding_dim,
+        max_positions=max_positions,
+        max_virtual_tokens=limit,
+        kv=kv,
+        bos_token_id=bos if isinstance(bos, int) else None,
+        eos_token_ids=source.eos_token_ids,
+        precision=precision,
+        float_type="float16" if past.dtype == ir.DataType.FLOAT16 else "float32",
+        target=target,
+        providers=_PROVIDERS[target],
+        opset=dict(graph.opset_imports),
+        min_onnxruntime=_MIN_ONNXRUNTIME,
+        fingerprint=fingerprint(reference),
+        created_by=f"edgept {__version__}, PyTorch {torch.__version__}",
+    )
+
+
+def _save(graph: ir.Model, folder: Path, manifest: Manifest) -> None:
+    kv = manifest.kv
+    set_metadata(
+        graph,
+        {
+            "format_version": manifest.format_version,
+            "task": manifest.task,
+            "vocab_size": manifest.vocab_size,
+            "hidden_size": manifest.hidden_size,
+            "max_positions": manifest.max_positions,
+            "max_virtual_tokens": manifest.max_virtual_tokens,
+            "float_type": manifest.float_type,
+            "eos_token_ids": ",".join(str(token) for token in manifest.eos_token_ids),
+            "fingerprint": manifest.fingerprint,
+        }
+        | (
+            {}
+            if kv is None
+            else {
+                "kv.num_layers": kv.num_layers,
+                "kv.num_kv_heads": kv.num_kv_heads,
+                "kv.head_dim": kv.head_dim,
+                "kv.shared_buffer": int(kv.shared_buffer),
+            }
+        ),
+    )
+    ir.save(graph, folder / "model.onnx", external_data="model.onnx.data")
+
+
+def _list_files(folder: Path) -> dict[str, BundleFile]:
+    return {
+        path.name: BundleFile(path.stat().st_size, hash_file(path))
+        for path in sorted(folder.iterdir())
+        if path.name != MANIFEST_NAME
+    }

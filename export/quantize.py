@@ -1,0 +1,119 @@
+"""Weight-only block quantisation of graphs from torch.onnx, by onnxruntime's own quantizer.
+
+Every product with a constant matrix becomes MatMulNBits: blocks of 32 along the input dimension,
+symmetric, with activations quantised to int8 inside the kernel (accuracy level 4) on the CPU.
+Embedding tables keep their precision.
+"""
+
+import logging
+
+import numpy as np
+import onnx_ir as ir
+
+__all__ = ["quantize_weights"]
+
+_BLOCK_SIZE = 32
+
+
+def quantize_weights(model: ir.Model, *, bits: int, accuracy_level: int) -> ir.Model:
+    """Quantise the constant matrices of a graph.
+
+    Args:
+        model: a graph with float weights in memory.
+        bits: 4 or 8.
+        accuracy_level: of MatMulNBits: 4 computes in int8, 0 leaves the choice to the kernel.
+
+    Returns:
+        The quantised model.
+    """
+    from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+
+    _products_with_constants(model.graph)
+    quantizer = MatMulNBitsQuantizer(
+        ir.to_proto(model),
+        bits=bits,
+        block_size=_BLOCK_SIZE,
+        is_symmetric=True,
+        accuracy_level=accuracy_level or None,
+        op_types_to_quantize=("MatMul",),
+    )
+    logging.getLogger("onnxruntime.quantization.matmul_nbits_quantizer").setLevel(logging.ERROR)
+    quantizer.process()
+    quantized: ir.Model = ir.from_proto(quantizer.model.model)
+    return quantized
+
+
+def _products_with_constants(graph: ir.Graph) -> None:
+    """Write Gemm(x, W, b) and MatMul(x, Transpose(W)) as MatMul(x, W') with a constant W'."""
+    for node in list(graph):
+        if node.op_type == "Gemm" and _plain_gemm(node):
+            activation, weight, *bias = node.inputs
+            transposed = _int_attribute(node, "transB") == 1
+            constant = _stored(graph, weight, transposed=transposed)
+            product = ir.node("MatMul", [activation, constant], name=f"{node.name}/MatMul")
+            replacement = [product]
+            if bias and bias[0] is not None:
+                replacement.append(
+                    ir.node("Add", [product.outputs[0], bias[0]], name=f"{node.name}/Add")
+                )
+            _replace(graph, node, replacement)
+        elif node.op_type == "MatMul" and node.inputs[1] is not None:
+            source = node.inputs[1].producer()
+            if (
+                source is not None
+                and source.op_type == "Transpose"
+                and source.inputs[0] is not None
+                and source.inputs[0].is_initializer()
+                and source.inputs[0].const_value is not None
+                and len(source.inputs[0].const_value.shape) == 2
+            ):
+                constant = _stored(graph, source.inputs[0], transposed=True)
+                node.replace_input_with(1, constant)
+
+
+def _plain_gemm(node: ir.Node) -> bool:
+    weight = node.inputs[1]
+    return (
+        weight is not None
+        and weight.is_initializer()
+        and weight.const_value is not None
+        and _int_attribute(node, "transA") == 0
+        and all(
+            node.attributes[name].as_float() == 1.0
+            for name in ("alpha", "beta")
+            if name in node.attributes
+        )
+    )
+
+
+def _int_attribute(node: ir.Node, name: str) -> int:
+    return node.attributes[name].as_int() if name in node.attributes else 0
+
+
+def _stored(graph: ir.Graph, weight: ir.Value | None, *, transposed: bool) -> ir.Value:
+    """The weight as an initializer of the orientation that MatMul takes, (inputs, outputs)."""
+    if weight is None or weight.const_value is None:
+        raise AssertionError("checked by the caller")
+    if not transposed:
+        return weight
+    name = f"{weight.name}.transposed"
+    if name in graph.initializers:
+        return graph.initializers[name]
+    array = np.ascontiguousarray(weight.const_value.numpy().T)
+    tensor = ir.tensor(array, name=name)
+    value = ir.Value(
+        name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
+    )
+    graph.register_initializer(value)
+    return value
+
+
+def _replace(graph: ir.Graph, node: ir.Node, replacement: list[ir.Node]) -> None:
+    old, new = node.outputs[0], replacement[-1].outputs[0]
+    new.name, new.shape, new.type = old.name, old.shape, old.type
+    graph.insert_before(node, replacement)
+    ir.convenience.replace_all_uses_with(old, new)
+    for index, output in enumerate(graph.outputs):
+        if output is old:
+            graph.outputs[index] = new
+    graph.remove(node, safe=True)

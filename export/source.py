@@ -1,0 +1,153 @@
+"""Find a transformers model, the task that it is for, and load it frozen."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from optimum.exporters.tasks import TasksManager
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from edgept.errors import ExportError, UsageError
+
+__all__ = ["SUPPORTED_TASKS", "ModelSource", "find_model", "load_frozen"]
+
+SUPPORTED_TASKS = ("text-generation",)
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A model that can be exported.
+
+    Attributes:
+        location: local folder or hub id, as the user gave it.
+        config: the transformers configuration.
+        architecture: class that the checkpoint was saved from.
+        task: transformers' name of the task to export for.
+        generation: the model's generation settings: where its end-of-text ids stand.
+    """
+
+    location: str
+    config: Any
+    architecture: str
+    task: str
+    generation: Any
+
+    @property
+    def name(self) -> str:
+        """Last part of the folder or hub id."""
+        path = Path(self.location)
+        return path.resolve().name if path.is_dir() else path.name
+
+    @property
+    def eos_token_ids(self) -> list[int]:
+        """Ids that end a generation, from the generation settings as transformers reads them."""
+        eos = self.generation.eos_token_id
+        if eos is None:
+            eos = getattr(self.config, "eos_token_id", None)
+        if eos is None:
+            return []
+        return [int(token) for token in eos] if isinstance(eos, (list, tuple)) else [int(eos)]
+
+
+def find_model(location: str, task: str | None = None) -> ModelSource:
+    """Read a model's configuration and decide the task.
+
+    Args:
+        location: local transformers folder or hub id.
+        task: transformers' name of the task; None takes it from the checkpoint's architecture.
+
+    Raises:
+        UsageError: nothing there is a transformers model, or the task is not one that is supported.
+    """
+    if Path(location).exists() and not (Path(location) / "config.json").is_file():
+        raise UsageError(
+            f"{location} holds no config.json, so it is not a transformers model folder. Give the folder "
+            "that save_pretrained wrote, or a hub id."
+        )
+    try:
+        config = AutoConfig.from_pretrained(location, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        first_line = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        raise UsageError(
+            f"no transformers model at {location!r}: {first_line}. Give a folder that save_pretrained "
+            "wrote or a hub id; models that need trust_remote_code are not exported."
+        ) from error
+    if getattr(config, "quantization_config", None) is not None:
+        raise UsageError(
+            f"{location} is already quantised; the export needs the float weights. Give the original "
+            "model and let --precision quantise it."
+        )
+    architecture = (getattr(config, "architectures", None) or ["unknown"])[0]
+    task = _find_task(config, architecture, task)
+    try:
+        generation = GenerationConfig.from_pretrained(location)
+    except OSError:
+        generation = GenerationConfig.from_model_config(config)
+    return ModelSource(location, config, architecture, task, generation)
+
+
+def _find_task(config: Any, architecture: str, task: str | None) -> str:
+    if task is not None:
+        task = TasksManager.map_from_synonym(task).removesuffix("-with-past")
+    else:
+        import transformers
+
+        model_class = getattr(transformers, architecture, None)
+        if model_class is None:
+            raise UsageError(
+                f"the task cannot be found from the architecture {architecture!r} in config.json. "
+                f"Say it with --task ({', '.join(SUPPORTED_TASKS)})."
+            )
+        try:
+            task = str(TasksManager.infer_task_from_model(model_class)).removesuffix("-with-past")
+        except ValueError as error:
+            raise UsageError(
+                f"{architecture} has no single task ({error}). Say it with --task "
+                f"({', '.join(SUPPORTED_TASKS)})."
+            ) from error
+    if task not in SUPPORTED_TASKS:
+        raise UsageError(
+            f"{architecture} is for the task {task}, which this version does not export. It exports "
+            f"{', '.join(SUPPORTED_TASKS)}."
+        )
+    if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise UsageError(
+            f"transformers has no decoder-only model of the type {config.model_type!r}. Give a causal "
+            "language model."
+        )
+    if getattr(config, "is_encoder_decoder", False):
+        raise UsageError(
+            f"{architecture} is an encoder-decoder, which this version does not export. Give a "
+            "decoder-only model."
+        )
+    return task
+
+
+def load_frozen(source: ModelSource, dtype: torch.dtype = torch.float32) -> Any:
+    """Load the PyTorch model, in evaluation mode, without gradients.
+
+    Scaled-dot-product attention is asked for where the model has it: it is what `torch.onnx`
+    exports quickest.
+
+    Raises:
+        ExportError: the weights cannot be loaded, or some are missing from the checkpoint.
+    """
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            source.location, dtype=dtype, trust_remote_code=False, output_loading_info=True
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ExportError(
+            f"the weights of {source.location} could not be loaded: {error}. Check that the folder "
+            "holds model.safetensors (or pytorch_model.bin) and matches its config.json."
+        ) from error
+    model, report = loaded
+    if report["missing_keys"]:
+        missing = sorted(report["missing_keys"])
+        raise ExportError(
+            f"{source.location} lacks {len(missing)} weights ({missing[0]}, …), which would be random. "
+            "Give a complete checkpoint; a peft folder is a prompt, its base model is what is exported."
+        )
+    return model.eval().requires_grad_(False)

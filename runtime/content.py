@@ -1,0 +1,189 @@
+"""From what a request says to what the graph is fed: token ids, virtual ids and a prompt table."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from edgept.errors import UsageError
+from edgept.prompt import Prompt
+from edgept.runtime.text import Tokenizer
+
+__all__ = ["Content", "Input", "LoadedPrompt", "compose"]
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedPrompt:
+    """A prompt that is resident on one model, ready to be swapped in.
+
+    Attributes:
+        prompt: as read from its file.
+        rows: (num_virtual_tokens, hidden) in the graph's float type; None for a prompt that is
+            keys and values only (prefix tuning).
+        kv: (2 · layers, kv_heads, num_virtual_tokens, head_dim), key and value of each layer in
+            turn: computed once from the rows, or the prompt itself.
+        load_ms: time from file to here.
+        model: the model that it is resident on.
+    """
+
+    prompt: Prompt
+    rows: npt.NDArray[Any] | None
+    kv: npt.NDArray[Any]
+    load_ms: float
+    model: object
+
+    @property
+    def name(self) -> str:
+        """The task's name."""
+        return self.prompt.name
+
+    @property
+    def num_virtual_tokens(self) -> int:
+        """Positions that the prompt takes."""
+        return self.prompt.num_virtual_tokens
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that being resident costs: its rows and its keys and values, in bytes."""
+        return (0 if self.rows is None else self.rows.nbytes) + self.kv.nbytes
+
+
+Part: TypeAlias = str | LoadedPrompt | Sequence[int]
+"""A piece of a request: text, a prompt, or token ids."""
+
+Content: TypeAlias = str | Sequence[int] | Sequence[Part]
+"""A request: one text, token ids, or pieces of both with prompts anywhere among them."""
+
+
+@dataclass(frozen=True)
+class Input:
+    """A request as the graph takes it.
+
+    Attributes:
+        prefix: the prompt that the sequence begins with; its keys and values are copied, not run.
+        ids: (tokens,) int64: token ids, and ids from vocab_size on for rows of the table.
+        table: (rows, hidden), the rows of the other prompts one after the other; None without any.
+        virtual_tokens: of all prompts.
+    """
+
+    prefix: LoadedPrompt | None
+    ids: npt.NDArray[np.int64]
+    table: npt.NDArray[Any] | None
+    virtual_tokens: int
+
+    @property
+    def length(self) -> int:
+        """Positions that the input takes, the prefix included."""
+        return len(self.ids) + (self.prefix.num_virtual_tokens if self.prefix else 0)
+
+    @property
+    def text_tokens(self) -> int:
+        """Positions that are not a prompt's."""
+        return self.length - self.virtual_tokens
+
+
+def compose(
+    content: Content,
+    prompt: LoadedPrompt | None,
+    *,
+    tokenizer: Tokenizer | None,
+    vocab_size: int,
+    model: object,
+) -> Input:
+    """Lay out a request as peft does: the prompt first, then the text with its special tokens.
+
+    Args:
+        content: the request.
+        prompt: the prompt in front of it, if any.
+        tokenizer: of the bundle; None allows token ids only.
+        vocab_size: first virtual id.
+        model: that the prompts must be resident on.
+
+    Raises:
+        UsageError: the request is empty, a prompt belongs to another model or stands where it
+            cannot, an id is not in the vocabulary, or there is no tokenizer for a text.
+    """
+    parts = _parts(content)
+    if prompt is not None:
+        parts.insert(0, prompt)
+    ids: list[int] = []
+    rows: list[npt.NDArray[Any]] = []
+    prefix: LoadedPrompt | None = None
+    next_virtual, virtual_tokens, seen_text = vocab_size, 0, False
+    only_prompts = all(isinstance(part, LoadedPrompt) for part in parts)
+    for position, part in enumerate(parts):
+        if isinstance(part, LoadedPrompt):
+            _check_resident(part, model)
+            virtual_tokens += part.num_virtual_tokens
+            # With nothing behind it there is no token to run, so its rows are run instead.
+            if position == 0 and not (only_prompts and len(parts) == 1):
+                prefix = part
+            elif part.rows is None:
+                raise UsageError(
+                    f"prompt {part.name!r} ({part.prompt.method}) is keys and values, which can only "
+                    "stand at the very start with a text behind it. Put it first, and give a text."
+                )
+            else:
+                ids.extend(range(next_virtual, next_virtual + len(part.rows)))
+                next_virtual += len(part.rows)
+                rows.append(part.rows)
+        elif isinstance(part, str):
+            if tokenizer is None:
+                raise UsageError(
+                    "this bundle has no tokenizer.json, so it takes token ids only. Pass a list of "
+                    "ints, or export a model folder that holds its tokenizer."
+                )
+            ids.extend(tokenizer.encode(part, special_tokens=not seen_text))
+            seen_text = True
+        else:
+            ids.extend(_checked_ids(part, vocab_size))
+            seen_text = True
+    if not ids:
+        raise UsageError("the request is empty: give a text, or token ids, or a prompt of rows.")
+    table = np.concatenate(rows) if rows else None
+    return Input(prefix, np.asarray(ids, np.int64), table, virtual_tokens)
+
+
+def _parts(content: Content) -> list[Part]:
+    if isinstance(content, str):
+        return [content]
+    ids: list[int] = []
+    items: list[Part] = []
+    for item in content:
+        if isinstance(item, (int, np.integer)):
+            ids.append(int(item))
+        else:
+            items.append(item)
+    if ids and items:
+        raise UsageError(
+            "a request is one text, a list of token ids, or a list of texts, prompts and lists of "
+            "ids; here ids stand between the others. Put them in a list of their own."
+        )
+    return [ids] if ids else items
+
+
+def _check_resident(prompt: LoadedPrompt, model: object) -> None:
+    if prompt.model is not model:
+        raise UsageError(
+            f"prompt {prompt.name!r} was loaded on another model. Load its file on this one: "
+            "model.load_prompt(...)."
+        )
+
+
+def _checked_ids(part: Sequence[int], vocab_size: int) -> list[int]:
+    try:
+        ids = [int(item) for item in part]
+    except (TypeError, ValueError) as error:
+        raise UsageError(
+            f"a request holds {type(part).__name__}; expected texts, loaded prompts (from "
+            "model.load_prompt) and lists of token ids."
+        ) from error
+    wrong = [item for item in ids if not 0 <= item < vocab_size]
+    if wrong:
+        raise UsageError(
+            f"token id {wrong[0]} is not in the vocabulary (0 to {vocab_size - 1}). Put a prompt in "
+            "the request to use virtual tokens."
+        )
+    return ids

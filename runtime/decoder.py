@@ -1,0 +1,107 @@
+"""A decoder-only graph as three moves: open a sequence, prefill it, take a step."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgept.bundle import Manifest
+from edgept.errors import UsageError
+from edgept.runtime.cache import Cache, join, make_cache
+from edgept.runtime.content import Input
+from edgept.runtime.graph import Graph
+
+__all__ = ["Decoder"]
+
+
+class Decoder:
+    """Runs a decoder-only graph on caches that the caller holds; no state of its own.
+
+    Attributes:
+        max_length: longest sequence, virtual tokens and new tokens included.
+    """
+
+    def __init__(self, graph: Graph, manifest: Manifest, max_length: int) -> None:
+        if manifest.kv is None:
+            raise AssertionError("a decoder-only bundle has a cache; checked when it was opened")
+        self._graph, self._kv = graph, manifest.kv
+        self.max_length = max_length
+        self._vocab_size = manifest.vocab_size
+        layers = range(manifest.kv.num_layers)
+        kinds = ("key", "value")
+        self._past = [f"past_key_values.{layer}.{kind}" for layer in layers for kind in kinds]
+        self._present = [f"present.{layer}.{kind}" for layer in layers for kind in kinds]
+
+    def open(self, request: Input, capacity: int) -> Cache:
+        """A cache for one sequence, the request's prefix already in it.
+
+        Args:
+            request: whose prefix is copied; nothing is run.
+            capacity: tokens that the sequence may grow to.
+
+        Raises:
+            UsageError: the request does not fit the model's longest sequence.
+        """
+        if request.length > self.max_length:
+            raise UsageError(
+                f"the request takes {request.length} positions ({request.virtual_tokens} of them "
+                f"virtual tokens), the longest sequence here is {self.max_length}. Shorten the text, or "
+                "load the bundle with a larger max_length if its model allows one."
+            )
+        past = None if request.prefix is None else request.prefix.kv
+        return make_cache(self._graph, self._kv, capacity, [past])
+
+    def join(self, caches: Sequence[Cache], capacity: int) -> Cache:
+        """One batch of single sequences."""
+        return join(self._graph, self._kv, capacity, caches)
+
+    def prefill(
+        self, cache: Cache, request: Input, *, all_positions: bool = False
+    ) -> npt.NDArray[np.float32]:
+        """Run all of a request's ids.
+
+        Returns:
+            Logits (1, 1, vocabulary) of the last position, or (1, ids, vocabulary) of all.
+        """
+        ids = request.ids[None]  # (1, ids)
+        return self._run(cache, ids, request.table, ids.shape[1] if all_positions else 1)
+
+    def step(
+        self, cache: Cache, tokens: Sequence[int], running: npt.NDArray[np.bool_] | None = None
+    ) -> npt.NDArray[np.float32]:
+        """Run one token a row.
+
+        Args:
+            cache: whose rows grow by one token.
+            tokens: the last token of each row.
+            running: (batch,) rows that have not ended; the others are run and forgotten.
+
+        Returns:
+            Logits (batch, 1, vocabulary).
+        """
+        return self._run(cache, np.array(tokens, np.int64)[:, None], None, 1, running)
+
+    def _run(
+        self,
+        cache: Cache,
+        ids: npt.NDArray[np.int64],
+        table: npt.NDArray[Any] | None,
+        keep: int,
+        running: npt.NDArray[np.bool_] | None = None,
+    ) -> npt.NDArray[np.float32]:
+        graph, new = self._graph, ids.shape[1]
+        feeds = {
+            "input_ids": graph.value(ids),
+            "attention_mask": graph.value(cache.mask(new)),
+            "logits_to_keep": graph.value(np.array([keep], np.int64)),
+        }
+        if table is not None:
+            feeds["prompt_embeds"] = graph.value(table)
+        logits = np.empty((ids.shape[0], keep, graph.vocab_logits), graph.logits_type)
+        feeds.update(zip(self._past, cache.past(), strict=True))
+        fetches = {"logits": graph.value(logits)}
+        fetches.update(zip(self._present, cache.present(new), strict=True))
+        graph.run(feeds, fetches)
+        cache.advance(new, running)
+        return logits if logits.dtype == np.float32 else logits.astype(np.float32)

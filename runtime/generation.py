@@ -1,0 +1,315 @@
+"""The decoding loop: from a request to tokens, one at a time, for one sequence or a batch."""
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, Self, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from edgept.errors import EdgeptError, UsageError
+from edgept.latency import Latency
+from edgept.runtime.cache import Cache
+from edgept.runtime.content import Input
+from edgept.runtime.decoder import Decoder
+from edgept.runtime.sampling import Sampler, Sampling
+from edgept.runtime.stop import StopStrings
+from edgept.runtime.text import Tokenizer
+
+__all__ = ["FinishReason", "Generation", "GenerationStream", "Limits", "generate_rows"]
+
+FinishReason: TypeAlias = Literal["eos", "stop", "length", "full", "cancelled"]
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What came out of a request.
+
+    Attributes:
+        text: of the new tokens, without special tokens and without the stop string.
+        token_ids: the new tokens, an end-of-text token included.
+        finish_reason: "eos" an end-of-text token; "stop" a stop string; "length" max_new_tokens;
+            "full" the model's longest sequence; "cancelled" by the caller.
+        prompt: name of the prompt in front, None for the plain model.
+        latency: how long each phase took.
+    """
+
+    text: str
+    token_ids: list[int]
+    finish_reason: FinishReason
+    prompt: str | None
+    latency: Latency
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When a generation ends.
+
+    Attributes:
+        max_new_tokens: at most this many.
+        stop: texts that end it, themselves left out.
+        eos_token_ids: ids that end it.
+        on_full: "stop" ends it when the model's longest sequence is reached, "error" raises.
+        cancel: set by another thread to end it at the next token.
+    """
+
+    max_new_tokens: int
+    stop: Sequence[str]
+    eos_token_ids: frozenset[int]
+    on_full: Literal["stop", "error"]
+    cancel: threading.Event | None
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise UsageError(f"max_new_tokens is {self.max_new_tokens}, expected 1 or more.")
+        if self.on_full not in ("stop", "error"):
+            raise UsageError(f"on_full is {self.on_full!r}, expected 'stop' or 'error'.")
+
+
+class _Row:
+    """One sequence of a batch: chooses its tokens and knows when it has ended."""
+
+    def __init__(
+        self,
+        request: Input,
+        sampling: Sampling,
+        limits: Limits,
+        room: int,
+        tokenizer: Tokenizer | None,
+    ) -> None:
+        self._limits, self._room = limits, room
+        self._sampler = Sampler(sampling, request.ids.tolist())
+        self._decoder = None if tokenizer is None else tokenizer.stream()
+        self._stops = StopStrings(limits.stop)
+        self._eos = limits.eos_token_ids
+        if limits.stop and tokenizer is None:
+            raise UsageError("stop strings need a tokenizer, and this bundle has none.")
+        self.token_ids: list[int] = []
+        self.pieces: list[str] = []
+        self.reason: FinishReason | None = None
+
+    def push(self, logits: npt.NDArray[np.float32]) -> str:
+        """Choose from logits (vocabulary,); return the text that is certain now."""
+        token = self._sampler.choose(logits)
+        self.token_ids.append(token)
+        piece, stopped = "", False
+        if token in self._eos:
+            self.reason = "eos"
+        elif self._decoder is not None:
+            piece, stopped = self._stops.push(self._decoder.push(token))
+        if stopped:
+            self.reason = "stop"
+        elif self.reason is None and len(self.token_ids) >= self._limits.max_new_tokens:
+            self.reason = "length"
+        elif self.reason is None and len(self.token_ids) > self._room:
+            if self._limits.on_full == "error":
+                raise EdgeptError(
+                    f"the sequence reached the model's longest after {len(self.token_ids)} new tokens. "
+                    "Shorten the text, ask for fewer new tokens, or let it stop there (on_full='stop')."
+                )
+            self.reason = "full"
+        elif (
+            self.reason is None and self._limits.cancel is not None and self._limits.cancel.is_set()
+        ):
+            self.reason = "cancelled"
+        return self._emit(piece + self._rest())
+
+    def end(self, reason: FinishReason) -> str:
+        """End from outside; return what text was held back."""
+        if self.reason is not None:
+            return ""
+        self.reason = reason
+        return self._emit(self._rest())
+
+    def _rest(self) -> str:
+        if self.reason is None or self.reason == "stop" or self._decoder is None:
+            return ""
+        piece, stopped = self._stops.push(self._decoder.finish())
+        if stopped:
+            self.reason = "stop"
+            return piece
+        return piece + self._stops.finish()
+
+    def _emit(self, piece: str) -> str:
+        self.pieces.append(piece)
+        return piece
+
+
+class GenerationStream(Iterator[str]):
+    """Pieces of text as they are generated; after the last one, `result` is set.
+
+    Closing it, or leaving its `with` block, cancels the rest. One stream serves one thread.
+
+    Attributes:
+        result: the whole generation, once the stream has ended; None before.
+    """
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        request: Input,
+        sampling: Sampling,
+        limits: Limits,
+        tokenizer: Tokenizer | None,
+        *,
+        load_ms: float,
+        tokenize_ms: float,
+        started: float,
+    ) -> None:
+        self.result: Generation | None = None
+        self._decoder, self._request = decoder, request
+        self._load_ms, self._tokenize_ms, self._started = load_ms, tokenize_ms, started
+        room = decoder.max_length - request.length
+        self._row = _Row(request, sampling, limits, room, tokenizer)
+        self._capacity = request.length + min(limits.max_new_tokens, room)
+        self._cache: Cache | None = None
+        self._swap_ms = self._prefill_ms = 0.0
+        self._first = self._last = 0.0
+
+    def __next__(self) -> str:
+        while self._row.reason is None:
+            piece = self._step()
+            if self._row.reason is not None:
+                self._finish()
+            if piece:
+                return piece
+        raise StopIteration
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Cancel what is left; `result` then holds what came so far."""
+        if self._row.reason is None:
+            self._row.end("cancelled")
+            self._finish()
+
+    def _step(self) -> str:
+        if self._cache is None:
+            begin = time.perf_counter()
+            self._cache = self._decoder.open(self._request, self._capacity)
+            swapped = time.perf_counter()
+            logits = self._decoder.prefill(self._cache, self._request)
+            self._swap_ms = (swapped - begin) * 1e3
+            self._prefill_ms = (time.perf_counter() - swapped) * 1e3
+        else:
+            logits = self._decoder.step(self._cache, [self._row.token_ids[-1]])
+        piece = self._row.push(logits[0, -1])
+        self._last = time.perf_counter()
+        if len(self._row.token_ids) == 1:
+            self._first = self._last
+        return piece
+
+    def _finish(self) -> None:
+        self._cache = None
+        request, row, count = self._request, self._row, len(self._row.token_ids)
+        latency = Latency(
+            load_ms=self._load_ms,
+            prompt_ms=request.prefix.load_ms if request.prefix else 0.0,
+            swap_ms=self._swap_ms,
+            tokenize_ms=self._tokenize_ms,
+            prefill_ms=self._prefill_ms,
+            ttft_ms=max(0.0, (self._first - self._started) * 1e3),
+            tpot_ms=(self._last - self._first) * 1e3 / (count - 1) if count > 1 else None,
+            total_ms=(time.perf_counter() - self._started) * 1e3,
+            virtual_tokens=request.virtual_tokens,
+            input_tokens=request.text_tokens,
+            new_tokens=count,
+        )
+        self.result = Generation(
+            "".join(row.pieces),
+            row.token_ids,
+            row.reason or "cancelled",
+            request.prefix.name if request.prefix else None,
+            latency,
+        )
+
+
+def generate_rows(
+    decoder: Decoder,
+    requests: Sequence[Input],
+    sampling: Sequence[Sampling],
+    limits: Limits,
+    tokenizer: Tokenizer | None,
+    *,
+    load_ms: float,
+    tokenize_ms: float,
+    started: float,
+) -> list[Generation]:
+    """Run a batch: each row is prefilled alone, so none pays for another's length; all decode together.
+
+    Args:
+        decoder: of the bundle.
+        requests: one a row, with prompts and lengths of their own.
+        sampling: one a row.
+        limits: of every row.
+        tokenizer: of the bundle.
+        load_ms: as in Latency.
+        tokenize_ms: as in Latency, of the whole batch.
+        started: monotonic time of the call.
+
+    Returns:
+        One generation a request, in order. A row's times are the batch's: prefill to the row's
+        own first token, time per output token of the common steps.
+    """
+    rows: list[_Row] = []
+    caches: list[Cache] = []
+    firsts: list[tuple[float, float, float]] = []  # seconds: swap, prefill, first token
+    for request, chosen in zip(requests, sampling, strict=True):
+        room = decoder.max_length - request.length
+        row = _Row(request, chosen, limits, room, tokenizer)
+        begin = time.perf_counter()
+        cache = decoder.open(request, request.length)
+        swapped = time.perf_counter()
+        logits = decoder.prefill(cache, request)
+        prefilled = time.perf_counter()
+        row.push(logits[0, -1])
+        rows.append(row)
+        caches.append(cache)
+        firsts.append((swapped - begin, prefilled - swapped, time.perf_counter()))
+    longest = max(request.length for request in requests)
+    capacity = longest + max(
+        min(limits.max_new_tokens, decoder.max_length - request.length) for request in requests
+    )
+    cache = decoder.join(caches, capacity)
+    lasts = [first for _, _, first in firsts]
+    while any(row.reason is None for row in rows):
+        running = np.array([row.reason is None for row in rows])
+        logits = decoder.step(cache, [row.token_ids[-1] for row in rows], running)
+        for index in np.flatnonzero(running):
+            rows[index].push(logits[index, -1])
+            lasts[index] = time.perf_counter()
+    ended = time.perf_counter()
+    return [
+        Generation(
+            "".join(row.pieces),
+            row.token_ids,
+            row.reason or "cancelled",
+            request.prefix.name if request.prefix else None,
+            Latency(
+                load_ms=load_ms,
+                prompt_ms=request.prefix.load_ms if request.prefix else 0.0,
+                swap_ms=swap * 1e3,
+                tokenize_ms=tokenize_ms,
+                prefill_ms=prefill * 1e3,
+                ttft_ms=(first - started) * 1e3,
+                tpot_ms=(
+                    (last - firsts[-1][2]) * 1e3 / (len(row.token_ids) - 1)
+                    if len(row.token_ids) > 1
+                    else None
+                ),
+                total_ms=(ended - started) * 1e3,
+                virtual_tokens=request.virtual_tokens,
+                input_tokens=request.text_tokens,
+                new_tokens=len(row.token_ids),
+            ),
+        )
+        for row, request, (swap, prefill, first), last in zip(
+            rows, requests, firsts, lasts, strict=True
+        )
+    ]

@@ -1,0 +1,133 @@
+"""The exported graph in an onnxruntime session, run with every tensor in a buffer of ours.
+
+One way of running serves prefill and decoding: named feeds, overridable initializers among them
+(which IO binding refuses), and outputs that are written where the caller says, so that a graph
+which may extend its KV buffer in place does.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgept.bundle import Manifest
+from edgept.errors import EdgeptError, UsageError
+from edgept.runtime.requirements import import_onnxruntime
+
+__all__ = ["Graph"]
+
+
+class Graph:
+    """A loaded session. Threads may run it at once: onnxruntime's Run keeps no state.
+
+    Attributes:
+        providers: execution providers in use, best first.
+        threads: threads that compute one operator.
+        float_type: numpy type of the graph's float inputs.
+        vocab_logits: logits of a position.
+        logits_type: their numpy type.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        manifest: Manifest,
+        *,
+        threads: int | None = None,
+        providers: Sequence[str] | None = None,
+    ) -> None:
+        """Create the session.
+
+        Args:
+            path: of the .onnx file, already checked.
+            manifest: of its bundle.
+            threads: None takes every core that this process may use.
+            providers: None takes those that the bundle was made for.
+
+        Raises:
+            MissingDependencyError: no onnxruntime, or one that is too old.
+            UsageError: the installed onnxruntime lacks a provider, or threads is not positive.
+            EdgeptError: onnxruntime refuses the graph.
+        """
+        self._ort = import_onnxruntime(manifest.min_onnxruntime)
+        from onnxruntime.capi import onnxruntime_pybind11_state as binding
+
+        self._binding: Any = binding
+        self.threads = len(os.sched_getaffinity(0)) if threads is None else threads
+        if self.threads < 1:
+            raise UsageError(f"threads is {threads}, expected 1 or more, or None for every core.")
+        wanted = list(providers or manifest.providers)
+        available = self._ort.get_available_providers()
+        lacking = [name for name in wanted if name not in available]
+        if lacking:
+            raise UsageError(
+                f"this onnxruntime has no {lacking[0]} (it has {', '.join(available)}). Install the "
+                "build for this device ('edgept doctor' says which), or choose providers "
+                "(--provider CPUExecutionProvider)."
+            )
+        options = self._ort.SessionOptions()
+        options.intra_op_num_threads = self.threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3  # errors; it warns of every overridable initializer
+        try:
+            self._session = self._ort.InferenceSession(str(path), options, providers=wanted)
+        except Exception as error:  # onnxruntime's error types have no public common root
+            raise EdgeptError(
+                f"onnxruntime {self._ort.__version__} could not load {path}: {error}"
+            ) from error
+        self.providers: list[str] = self._session.get_providers()
+        self.float_type = np.dtype(manifest.float_type)
+        logits = next(item for item in self._session.get_outputs() if item.name == "logits")
+        self.vocab_logits = int(logits.shape[-1])
+        self.logits_type = np.dtype(np.float16 if "float16" in logits.type else np.float32)
+        self._device = "cuda" if self.providers[0].startswith(("CUDA", "Tensorrt")) else "cpu"
+        self._run_options = binding.RunOptions()
+        self._host = binding.OrtDevice(
+            binding.OrtDevice.cpu(), binding.OrtDevice.default_memory(), 0
+        )
+
+    @property
+    def on_host(self) -> bool:
+        """Whether the graph's memory is this process's own, so that numpy arrays are shared."""
+        return self._device == "cpu"
+
+    def value(self, array: npt.NDArray[Any], *, resident: bool = False) -> Any:
+        """A tensor over an array's memory; with resident, on the graph's own device."""
+        device = self._device if resident else "cpu"
+        return self._ort.OrtValue.ortvalue_from_numpy(array, device, 0)
+
+    def empty(self, shape: Sequence[int]) -> Any:
+        """An uninitialised float tensor on the graph's device."""
+        return self._ort.OrtValue.ortvalue_from_shape_and_type(
+            list(shape), self.float_type, self._device, 0
+        )
+
+    def run(self, feeds: Mapping[str, Any], fetches: Mapping[str, Any]) -> None:
+        """Run once. Outputs are written into the tensors of fetches.
+
+        Args:
+            feeds: input name to OrtValue; inputs with a default may be left out.
+            fetches: output name to OrtValue of the very shape that will come out.
+
+        Raises:
+            EdgeptError: onnxruntime's own error, with what it says.
+        """
+        inputs, outputs = self._binding.OrtValueVector(), self._binding.OrtValueVector()
+        for value in feeds.values():
+            inputs.push_back(value._ortvalue)
+        for value in fetches.values():
+            outputs.push_back(value._ortvalue)
+        try:
+            self._session.run_with_ortvaluevector(
+                self._run_options,
+                list(feeds),
+                inputs,
+                list(fetches),
+                outputs,
+                [self._host] * len(fetches),
+            )
+        except Exception as error:  # as above: no public common root
+            raise EdgeptError(f"onnxruntime stopped: {error}") from error
