@@ -1,10 +1,12 @@
 """Write a file or a folder so that a reader, or a power cut, finds the old one or the new one whole."""
 
+# ruff: noqa: PTH112, PTH113, PTH114  # unlike Path's, these answer False for a path that cannot be examined
+
 import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from edgept.errors import UsageError
@@ -19,7 +21,7 @@ def write_bytes(path: str | os.PathLike[str], data: bytes, *, overwrite: bool = 
         UsageError: the file exists and may not be replaced, or the folder cannot be written.
     """
     target = Path(path)
-    if target.is_dir():
+    if os.path.isdir(target):
         raise UsageError(f"{target} is a folder, a file name is expected. Add one.")
     if not overwrite and os.path.lexists(target):
         raise _exists(target)
@@ -34,7 +36,8 @@ def write_bytes(path: str | os.PathLike[str], data: bytes, *, overwrite: bool = 
     except OSError as error:
         raise _cannot_write(target, error) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # gone after the rename, never there if it could not be made
+            temporary.unlink()
 
 
 @contextmanager
@@ -67,14 +70,14 @@ def atomic_folder(
         try:
             _flush_tree(temporary)
             _check_replaceable(target, marker, overwrite=overwrite)
-            if target.is_dir():
+            if os.path.isdir(target):
                 target.rename(old)
             temporary.rename(target)
             _flush_folder(target.parent)
         except OSError as error:
             raise _cannot_write(target, error) from error
     finally:
-        if old.exists() and not target.exists():
+        if os.path.lexists(old) and not os.path.lexists(target):
             old.rename(target)
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
@@ -83,14 +86,17 @@ def atomic_folder(
 def _check_replaceable(target: Path, marker: str, *, overwrite: bool) -> None:
     if not os.path.lexists(target):
         return
-    if target.is_symlink() or not target.is_dir():
+    if os.path.islink(target) or not os.path.isdir(target):
         raise UsageError(f"{target} is no folder. Choose another name, or remove it.")
-    is_empty = next(target.iterdir(), None) is None
+    try:
+        is_empty = next(target.iterdir(), None) is None
+    except OSError as error:
+        raise _cannot_write(target, error) from error
     if is_empty:
         return
     if not overwrite:
         raise _exists(target)
-    if not (target / marker).is_file():
+    if not os.path.isfile(target / marker):
         raise UsageError(
             f"{target} is a folder without {marker}, so it is not replaced. Choose another name, or "
             "remove it yourself."

@@ -5,6 +5,8 @@ adapter_model.bin). Files inside a folder may be links, because the Hub's cache 
 what they point to is judged like any other file. https://github.com/huggingface/peft
 """
 
+# ruff: noqa: PTH110, PTH113  # unlike Path's, these answer False for a path that cannot be examined
+
 import json
 import os
 from collections.abc import Mapping
@@ -221,7 +223,7 @@ def _config_and_rows(prompt: Prompt) -> tuple[dict[str, Any], npt.NDArray[np.flo
 
 def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG_NAME
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise UsageError(
             f"{folder} holds no {CONFIG_NAME}, so it is no peft adapter. Name the folder that "
             "model.save_pretrained wrote, or the weight file itself."
@@ -243,13 +245,13 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 def _read_weights(folder: Path, max_bytes: int) -> Tensors:
     safetensors, torch_file = (folder / name for name in WEIGHT_NAMES)
-    if safetensors.exists():
+    if os.path.exists(safetensors):
         with open_regular(safetensors, min_bytes=16, max_bytes=max_bytes, follow_links=True) as (
             stream,
             size,
         ):
             return read_tensors(stream, read_header(stream, size))
-    if torch_file.exists():
+    if os.path.exists(torch_file):
         return read_torch_checkpoint(torch_file, max_bytes=max_bytes, follow_links=True)
     raise UsageError(
         f"{folder} holds neither {WEIGHT_NAMES[0]} nor {WEIGHT_NAMES[1]}. Copy the whole adapter folder."

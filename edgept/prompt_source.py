@@ -9,6 +9,8 @@
 | .npy | npy_file, then by shape |
 """
 
+# ruff: noqa: PTH112, PTH113  # unlike Path's, these answer False for a path that cannot be examined
+
 import os
 from collections.abc import Mapping
 from dataclasses import replace
@@ -69,8 +71,9 @@ def load_prompt_source(
     """
     source = Path(path)
     beside = source.parent / CONFIG_NAME
-    if source.is_dir() or (source.name in WEIGHT_NAMES and beside.is_file()):
-        folder = source if source.is_dir() else source.parent
+    is_folder = os.path.isdir(source)
+    if is_folder or (source.name in WEIGHT_NAMES and os.path.isfile(beside)):
+        folder = source if is_folder else source.parent
         prompt = read_peft_folder(folder, task_index=task_index, max_bytes=max_bytes)
     else:
         prompt = _load_file(source, manifest, task_index, max_bytes)

@@ -6,6 +6,7 @@ Code organization (a model passes through these in order):
     llm_builder.py      decoder-only models that onnxruntime-genai's builder knows
     torch_exporter.py   every other decoder-only model, through torch.onnx
     graph.py            what both graphs get: virtual tokens, logits_to_keep, metadata
+    genai_config.py     what a stock onnxruntime-genai program reads
     quantize.py         int4 and int8 weights for graphs from torch.onnx
     parity.py           PyTorch against the bundle, figure by figure
     chatter.py          their messages, to a log

@@ -20,6 +20,7 @@ from edgept.errors import UsageError
 from edgept.export import llm_builder
 from edgept.export.chatter import logged
 from edgept.export.fingerprint import fingerprint
+from edgept.export.genai_config import write_genai_config
 from edgept.export.graph import (
     add_logits_to_keep,
     add_virtual_tokens,
@@ -118,6 +119,8 @@ def export_model(
         progress("writing the bundle")
         manifest = _describe(source, reference, graph, kv, precision, target, max_virtual_tokens)
         _save(graph, folder, manifest)
+        if not (folder / "genai_config.json").is_file():
+            write_genai_config(folder, manifest, source.config.num_attention_heads)
         manifest = replace(manifest, files=_list_files(folder))
         (folder / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
         parity = None

@@ -89,6 +89,11 @@ def finish(process: subprocess.Popen[bytes], folder: Path, log: Path) -> Path:
     path = folder / "model.onnx"
     if status != 0 or not path.is_file():
         raise ExportError(
-            f"onnxruntime-genai's model builder ended with status {status}. Its messages are in {log}."
+            f"onnxruntime-genai's model builder ended with status {status}. {_last_line(log)}"
         )
     return path
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return lines[-1] if lines else "It said nothing."

@@ -85,7 +85,10 @@ class Sampler:
                 the vocabulary's size on) are ignored: they stand for no word that could repeat.
         """
         self._sampling = sampling
-        self._random = np.random.Generator(np.random.PCG64(sampling.seed))
+        # Greedy needs no random numbers, and loading numpy.random takes longer than a first token.
+        self._random = None
+        if sampling.temperature > 0:
+            self._random = np.random.Generator(np.random.PCG64(sampling.seed))
         self._penalises = sampling.repetition_penalty != 1.0
         # Sized at the first token, when the vocabulary's size is known; nothing grows after that.
         self._context = np.fromiter(context_ids if self._penalises else (), dtype=np.int64)

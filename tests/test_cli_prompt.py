@@ -200,3 +200,20 @@ def test_reading_every_source_loads_no_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
+
+
+def test_paths_that_cannot_be_examined_are_usage_errors(
+    bundle: Path, source: Path, tmp_path: Path
+) -> None:
+    long, inside_a_file = tmp_path / ("n" * 300), source / "below"
+    for bad in (long, inside_a_file):
+        for arguments in (
+            ["inspect", bad],
+            ["inspect", f"{bad}.safetensors"],
+            ["pack", bad, "-b", bundle, "-o", tmp_path / "a"],
+            ["pack", source, "-b", bundle, "-o", bad],
+            ["export", source, "--format", "peft", "-o", bad],
+            ["export", source, "--format", "onnx-adapter", "-o", bad],
+            ["inspect", source, "--bundles", bad],
+        ):
+            assert isinstance(run(*arguments).exception, UsageError), arguments

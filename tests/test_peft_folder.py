@@ -46,9 +46,9 @@ TOKENS = 3
 REAL = Path(__file__).parents[2] / "shared/data/bloomz-560m-prompt-adapter"
 
 
-def llama() -> LlamaForCausalLM:
+def llama() -> Any:
     torch.manual_seed(0)
-    return LlamaForCausalLM(LlamaConfig(num_key_value_heads=2, **SIZES)).eval()
+    return LlamaForCausalLM(LlamaConfig(num_key_value_heads=2, **SIZES))
 
 
 def adapt(model: Any, config: Any, folder: Path) -> Any:
@@ -194,7 +194,7 @@ def test_damaged_folders_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="task index is for MULTITASK"):
         read_peft_folder(tmp_path, task_index=0)
     config = (tmp_path / "adapter_config.json").read_text()
-    for changes, reason in [
+    cases: list[tuple[dict[str, Any], str]] = [
         ({"num_virtual_tokens": 4}, "peft-shape"),
         ({"num_virtual_tokens": "3"}, "peft-config"),
         ({"num_virtual_tokens": -3}, "peft-config"),
@@ -203,7 +203,8 @@ def test_damaged_folders_are_refused(tmp_path: Path) -> None:
         ({"peft_type": "MULTITASK_PROMPT_TUNING"}, "peft-keys"),
         ({"peft_type": "PREFIX_TUNING", "num_layers": 5}, "peft-shape"),
         ({"peft_type": "PREFIX_TUNING", "num_attention_heads": 0}, "peft-config"),
-    ]:
+    ]
+    for changes, reason in cases:
         edit_config(tmp_path, **changes)
         with pytest.raises(InvalidFileError) as caught:
             read_peft_folder(tmp_path)

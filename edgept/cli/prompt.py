@@ -1,6 +1,9 @@
 """edgept prompt: pack, inspect and export prompts."""
 
+# ruff: noqa: PTH112  # unlike Path's, these answer False for a path that cannot be examined
+
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,11 +68,13 @@ def pack(
     packed = bind(loaded, manifest)
     write_prompt(packed, output, overwrite=force)
     if as_json:
-        click.echo(json.dumps({"file": str(output), **_describe(packed)}, indent=2))
+        click.echo(
+            json.dumps({"file": click.format_filename(output), **_describe(packed)}, indent=2)
+        )
     else:
         size = output.stat().st_size
         click.echo(
-            f"{output}: {packed.name}, {packed.num_virtual_tokens} virtual tokens, {size} bytes, "
+            f"{click.format_filename(output)}: {packed.name}, {packed.num_virtual_tokens} virtual tokens, {size} bytes, "
             f"for {manifest.source}"
         )
 
@@ -138,7 +143,9 @@ def export(
         check_fits(loaded, manifest)
     write = write_onnx_adapter if form == "onnx-adapter" else write_peft_folder
     write(loaded, manifest, output, overwrite=force)
-    click.echo(f"{output}: {loaded.name}, {loaded.num_virtual_tokens} virtual tokens")
+    click.echo(
+        f"{click.format_filename(output)}: {loaded.name}, {loaded.num_virtual_tokens} virtual tokens"
+    )
 
 
 def _warn_of_other_base(loaded: "Prompt", manifest: "Manifest") -> None:
@@ -184,7 +191,7 @@ def _fits(file: Path, bundles: Path, task_index: int | None) -> Iterator[dict[st
     from edgept.prompt import check_fits
     from edgept.prompt_source import load_prompt_source
 
-    if not bundles.is_dir():
+    if not os.path.isdir(bundles):
         raise UsageError(f"{bundles} is no folder. Name the folder that holds the bundles.")
     for folder in sorted(path.parent for path in bundles.glob(f"*/{MANIFEST_NAME}")):
         try:

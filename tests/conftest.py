@@ -1,0 +1,152 @@
+"""Tiny models, built and exported once a test run, and where the real data is."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+VOCABULARY = 512
+
+
+def shared(name: str) -> Path:
+    """A folder of real data; the test is skipped where it is not at hand."""
+    path = SHARED / name
+    if not path.is_dir():
+        pytest.skip(f"needs the real data {name}, which is not part of the repository")
+    return path
+
+
+def tiny_model(kind: str) -> Any:
+    """A random model of a few thousand parameters, spread so that logits differ clearly."""
+    import torch
+    import transformers as t
+
+    # special tokens of the families' defaults lie outside this vocabulary
+    common = {"vocab_size": VOCABULARY, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
+    configs: dict[str, Callable[[], Any]] = {
+        "llama": lambda: t.LlamaConfig(
+            hidden_size=64,
+            intermediate_size=128,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=256,
+            tie_word_embeddings=True,
+            **common,
+        ),
+        "qwen2": lambda: t.Qwen2Config(
+            hidden_size=64,
+            intermediate_size=128,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=256,
+            **common,
+        ),
+        "gemma3": lambda: t.Gemma3TextConfig(
+            hidden_size=64,
+            intermediate_size=128,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=16,
+            max_position_embeddings=256,
+            sliding_window=128,
+            **common,
+        ),
+        "gpt2": lambda: t.GPT2Config(n_layer=2, n_embd=64, n_head=4, n_positions=256, **common),
+        "gpt_neo": lambda: t.GPTNeoConfig(
+            num_layers=2,
+            hidden_size=64,
+            num_heads=4,
+            attention_types=[[["global", "local"], 1]],
+            window_size=8,
+            max_position_embeddings=256,
+            **common,
+        ),
+        "gpt_neox": lambda: t.GPTNeoXConfig(
+            num_hidden_layers=2,
+            hidden_size=64,
+            num_attention_heads=4,
+            intermediate_size=128,
+            max_position_embeddings=256,
+            **common,
+        ),
+        "opt": lambda: t.OPTConfig(
+            num_hidden_layers=2,
+            hidden_size=64,
+            num_attention_heads=4,
+            ffn_dim=128,
+            # OPT-350m embeds in another width than it computes in
+            word_embed_proj_dim=32,
+            do_layer_norm_before=False,
+            max_position_embeddings=256,
+            **common,
+        ),
+        "bloom": lambda: t.BloomConfig(n_layer=2, hidden_size=64, n_head=4, **common),
+    }
+    torch.manual_seed(0)
+    model = t.AutoModelForCausalLM.from_config(configs[kind]())
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.normal_(std=0.15)
+    return model.eval()
+
+
+def tiny_tokenizer() -> Any:
+    """A byte-level BPE of the tiny vocabulary, trained on a few words."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=["<unk>", "<s>", "</s>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(["where is my parcel and when will it come"] * 10, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>"
+    )
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A function from a kind to its saved model, made at the first call."""
+    folders: dict[str, Path] = {}
+
+    def folder(kind: str) -> Path:
+        if kind not in folders:
+            path = tmp_path_factory.mktemp("models") / kind
+            tiny_model(kind).save_pretrained(path)
+            tiny_tokenizer().save_pretrained(path)
+            folders[kind] = path
+        return folders[kind]
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def bundle_of(
+    tmp_path_factory: pytest.TempPathFactory, model_folder: Callable[[str], Path]
+) -> Callable[..., Path]:
+    """A function from a kind and a precision to an exported bundle, made at the first call."""
+    from edgept.export import export_model
+
+    bundles: dict[tuple[str, str], Path] = {}
+
+    def bundle(kind: str, precision: str = "fp32") -> Path:
+        if (kind, precision) not in bundles:
+            source = shared(kind) if kind == "stories260K" else model_folder(kind)
+            path = tmp_path_factory.mktemp("bundles") / f"{kind}-{precision}"
+            export_model(str(source), path, precision=precision)
+            bundles[kind, precision] = path
+        return bundles[kind, precision]
+
+    return bundle
