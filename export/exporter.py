@@ -27,6 +27,7 @@ from edgept.export.graph import (
     declare_prompt_input,
     set_metadata,
 )
+from edgept.export.llm_builder import BuilderError
 from edgept.export.parity import Parity, check_parity
 from edgept.export.quantize import quantize_weights
 from edgept.export.source import ModelSource, find_model, load_frozen
@@ -111,12 +112,10 @@ def export_model(
     with atomic_folder(output, marker=MANIFEST_NAME, overwrite=force) as folder, logged() as log:
         progress("reading the model")
         source = find_model(model, task)
-        work = Path(tempfile.mkdtemp(prefix="edgept-work-"))
-        try:
-            reference, graph, kv = _build(source, folder, work, log, precision, target, progress)
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
+        reference, graph, kv = _build(source, folder, log, precision, target, progress)
+        add_logits_to_keep(graph.graph)
         progress("writing the bundle")
+        _save_tokenizer(source, folder)
         manifest = _describe(source, reference, graph, kv, precision, target, max_virtual_tokens)
         _save(graph, folder, manifest)
         if not (folder / "genai_config.json").is_file():
@@ -138,7 +137,6 @@ def export_model(
 def _build(
     source: ModelSource,
     folder: Path,
-    work: Path,
     log: Path,
     precision: str,
     target: str,
@@ -146,61 +144,49 @@ def _build(
 ) -> tuple[Any, ir.Model, KVGeometry]:
     """The frozen PyTorch model, the graph with its prompt input, and the cache's geometry."""
     if llm_builder.knows(source):
-        progress(f"building the {precision} graph with onnxruntime-genai's builder")
-        process = llm_builder.build(
-            source,
-            work / "built",
-            precision=precision,
-            target=target,
-            cache=work / "cache",
-            log=log,
-        )
-        try:
-            reference = load_frozen(source)  # while the builder works
-            path = llm_builder.finish(process, work / "built", log)
-        finally:
-            process.kill()
-            process.wait()
-        graph = ir.load(path)
-        embedding = reference.get_input_embeddings()
-        add_virtual_tokens(
-            graph.graph,
-            embedding.num_embeddings,
-            embedding.embedding_dim,
-            scaled_embedding=hasattr(embedding, "embed_scale"),
-        )
-        add_logits_to_keep(graph.graph)
-        _load_weights(graph)
-        _copy_side_files(work / "built", folder)
-        return reference, graph, probe_kv(reference, shared_buffer=True)
-    reference = load_frozen(source)
+        with tempfile.TemporaryDirectory(prefix="edgept-work-") as work:
+            progress(f"building the {precision} graph with onnxruntime-genai's builder")
+            built = Path(work) / "built"
+            process = llm_builder.build(
+                source, built, precision=precision, target=target, cache=Path(work) / "c", log=log
+            )
+            try:
+                reference = load_frozen(source)  # while the builder works
+                graph = ir.load(llm_builder.finish(process, built, log))
+            except BuilderError as error:
+                progress(f"{error} Exporting with torch.onnx instead")
+            else:
+                _add_prompt_input(graph.graph, reference.get_input_embeddings())
+                # into memory, since the builder's folder goes
+                ir.external_data.load_to_model(graph)
+                shutil.copy(built / "genai_config.json", folder)
+                return reference, graph, probe_kv(reference, shared_buffer=True)
+            finally:
+                process.kill()
+                process.wait()
+    else:
+        reference = load_frozen(source)
     kv = probe_kv(reference, shared_buffer=False)
     progress("exporting the graph with torch.onnx")
     half = target != "cpu" and precision != "fp32"
-    traced = copy.deepcopy(reference).half() if half else reference
-    graph = export_decoder(traced, kv)
+    graph = export_decoder(copy.deepcopy(reference).half() if half else reference, kv)
     if precision in ("int8", "int4"):
         progress(f"quantising the weights to {precision}")
         graph = quantize_weights(
             graph, bits=int(precision[3:]), accuracy_level=4 if target == "cpu" else 0
         )
-    embedding = reference.get_input_embeddings()
     float_type = ir.DataType.FLOAT16 if half else ir.DataType.FLOAT
-    declare_prompt_input(graph.graph, embedding.embedding_dim, float_type)
-    add_logits_to_keep(graph.graph)
-    _save_tokenizer(source, folder)
+    declare_prompt_input(graph.graph, reference.get_input_embeddings().embedding_dim, float_type)
     return reference, graph, kv
 
 
-def _load_weights(graph: ir.Model) -> None:
-    """Take the weights into memory, so that the builder's folder can go."""
-    ir.external_data.load_to_model(graph)
-
-
-def _copy_side_files(built: Path, folder: Path) -> None:
-    for path in built.iterdir():
-        if path.is_file() and path.name not in ("model.onnx", "model.onnx.data"):
-            shutil.copy(path, folder / path.name)
+def _add_prompt_input(graph: ir.Graph, embedding: Any) -> None:
+    add_virtual_tokens(
+        graph,
+        embedding.num_embeddings,
+        embedding.embedding_dim,
+        scaled_embedding=hasattr(embedding, "embed_scale"),
+    )
 
 
 def _save_tokenizer(source: ModelSource, folder: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from edgept.errors import ExportError
 from edgept.export.source import ModelSource
 
-__all__ = ["build", "finish", "knows"]
+__all__ = ["BuilderError", "build", "finish", "knows"]
 
 # Architectures that the builder turns into one text decoder with the inputs of edgept's contract.
 _ARCHITECTURES = frozenset(
@@ -32,6 +32,10 @@ _ARCHITECTURES = frozenset(
     }
 )
 _PROVIDERS = {"cpu": "cpu", "cuda": "cuda", "jetson": "cuda"}
+
+
+class BuilderError(ExportError):
+    """The builder does not get along with this model, or with this version of transformers."""
 
 
 def knows(source: ModelSource) -> bool:
@@ -83,12 +87,13 @@ def finish(process: subprocess.Popen[bytes], folder: Path, log: Path) -> Path:
         The path of model.onnx.
 
     Raises:
-        ExportError: the builder failed; its messages are in the log.
+        BuilderError: the builder failed; its messages are in the log.
     """
     status = process.wait()
     path = folder / "model.onnx"
-    if status != 0 or not path.is_file():
-        raise ExportError(
+    # It writes the tokenizer last, and fails there on a model that has none; we save that ourselves.
+    if not (path.is_file() and (folder / "genai_config.json").is_file()):
+        raise BuilderError(
             f"onnxruntime-genai's model builder ended with status {status}. {_last_line(log)}"
         )
     return path

@@ -26,7 +26,6 @@ __all__ = [
     "Parity",
     "Tally",
     "check_parity",
-    "common_prefix",
     "measure_parity",
     "reference_logits",
 ]
@@ -50,6 +49,8 @@ class Parity:
         top1_agreement: share of positions whose most probable token is the same.
         greedy_equal: greedy tokens equal up to the first difference, over all rows.
         greedy_total: greedy tokens of the reference.
+        greedy_diverged: rows that left the reference where it had a clear favourite, so that the
+            difference is no tie.
         perplexity: "reference", "bundle" and "change_percent" on the user's text; None without one.
         tolerance: of max_rel; None where it is not judged.
         seconds: that the check took.
@@ -62,16 +63,17 @@ class Parity:
     top1_agreement: float
     greedy_equal: int
     greedy_total: int
+    greedy_diverged: int
     perplexity: dict[str, float] | None
     tolerance: float | None
     seconds: float
 
     @property
     def passed(self) -> bool:
-        """Whether the difference is finite, and within the tolerance where there is one."""
-        return math.isfinite(self.max_rel) and (
-            self.tolerance is None or self.max_rel <= self.tolerance
-        )
+        """Whether the difference is finite and, where there is a tolerance, within it."""
+        if self.tolerance is None:
+            return math.isfinite(self.max_rel)
+        return self.max_rel <= self.tolerance and self.greedy_diverged == 0
 
     def to_manifest(self) -> dict[str, Any]:
         """The fields as the manifest keeps them."""
@@ -93,11 +95,18 @@ class Parity:
 
 
 class Tally:
-    """Collects differences over cases."""
+    """Collects differences over cases.
 
-    def __init__(self) -> None:
+    Args:
+        tolerance: of the relative difference; None where it is not judged.
+    """
+
+    def __init__(self, tolerance: float | None) -> None:
+        self._started = time.perf_counter()
+        self._tolerance = tolerance
         self.positions = self.agreeing = 0
         self.max_abs = self.max_rel = 0.0
+        self.greedy_equal = self.greedy_total = self.greedy_diverged = 0
 
     def add(self, found: npt.NDArray[np.float32], expected: npt.NDArray[np.float32]) -> None:
         """Count logits (positions, vocabulary) of a case."""
@@ -110,27 +119,35 @@ class Tally:
         self.positions += len(expected)
         self.agreeing += int((found.argmax(-1) == expected.argmax(-1)).sum())
 
-    def parity(
-        self,
-        *,
-        reference: str,
-        greedy: tuple[int, int],
-        tolerance: float | None,
-        started: float,
-        perplexity: dict[str, float] | None = None,
-    ) -> Parity:
-        """The report; greedy is (equal, total), started the monotonic time of the check's begin."""
+    def add_greedy(
+        self, found: list[int], expected: list[int], scores: list[npt.NDArray[np.float32]]
+    ) -> None:
+        """Count greedy tokens of a row; scores are the reference's, (vocabulary,) a token."""
+        pairs = enumerate(zip(found, expected, strict=False))
+        first = next((step for step, (left, right) in pairs if left != right), None)
+        self.greedy_total += len(expected)
+        self.greedy_equal += min(len(found), len(expected)) if first is None else first
+        if first is None:
+            self.greedy_diverged += len(found) != len(expected)
+            return
+        gap = float(scores[first][expected[first]] - scores[first][found[first]])
+        tie = (self._tolerance or 0.0) * float(np.abs(scores[first]).max())
+        self.greedy_diverged += gap > tie
+
+    def parity(self, reference: str, perplexity: dict[str, float] | None = None) -> Parity:
+        """The report so far; reference names the PyTorch side."""
         return Parity(
             reference=reference,
             positions=self.positions,
             max_abs=self.max_abs,
             max_rel=self.max_rel,
             top1_agreement=self.agreeing / self.positions,
-            greedy_equal=greedy[0],
-            greedy_total=greedy[1],
+            greedy_equal=self.greedy_equal,
+            greedy_total=self.greedy_total,
+            greedy_diverged=self.greedy_diverged,
             perplexity=perplexity,
-            tolerance=tolerance,
-            seconds=round(time.perf_counter() - started, 2),
+            tolerance=self._tolerance,
+            seconds=round(time.perf_counter() - self._started, 2),
         )
 
 
@@ -163,9 +180,8 @@ def measure_parity(
     reference: Any, model: Model, *, precision: str, verify_text: str | None = None
 ) -> Parity:
     """Compare under random prompts; arguments as `check_parity`, which also judges."""
-    started = time.perf_counter()
     random = np.random.default_rng(_SEED)
-    tally = Tally()
+    tally = Tally(TOLERANCE[precision])
     prompts = _random_prompts(reference, model, random)
     for prompt, length in prompts:
         ids = random.integers(0, model.manifest.vocab_size, length)
@@ -173,18 +189,14 @@ def measure_parity(
         tally.add(model.logits(ids.tolist(), prompt=prompt), expected)
         tally.add(_stepwise(model, ids, prompt), expected)
     _compare_inside(reference, model, random, tally, prompts)
-    equal, total = _compare_greedy(reference, model, random, prompts)
+    _compare_greedy(reference, model, random, tally, prompts)
     perplexity = None
     if verify_text is not None:
         before, after = _perplexity(reference, model, verify_text), model.perplexity(verify_text)
         change = (after / before - 1) * 100
         perplexity = {"reference": before, "bundle": after, "change_percent": change}
     return tally.parity(
-        reference=f"{type(reference).__name__} in float32, PyTorch {torch.__version__}",
-        greedy=(equal, total),
-        tolerance=TOLERANCE[precision],
-        started=started,
-        perplexity=perplexity,
+        f"{type(reference).__name__} in float32, PyTorch {torch.__version__}", perplexity
     )
 
 
@@ -285,9 +297,10 @@ def _compare_greedy(
     reference: Any,
     model: Model,
     random: np.random.Generator,
+    tally: Tally,
     prompts: list[tuple[LoadedPrompt | None, int]],
-) -> tuple[int, int]:
-    """Tokens equal up to the first difference, alone and in one batch, and tokens of the reference."""
+) -> None:
+    """Greedy tokens of ragged rows under different prompts, alone and in one batch."""
     longest = max(length + (item.num_virtual_tokens if item else 0) for item, length in prompts)
     count = max(1, min(_GREEDY_TOKENS, model.max_length - longest))
     requests = [
@@ -295,37 +308,28 @@ def _compare_greedy(
         for prompt, length in prompts
     ]
     batch = model.generate_batch(requests, max_new_tokens=count)
-    equal = total = 0
     for (ids, prompt), row in zip(requests, batch, strict=True):
-        expected = _greedy(reference, ids, prompt, count, model.manifest.eos_token_ids)
+        expected, scores = _greedy(reference, ids, prompt, count, model.manifest.eos_token_ids)
         alone = model.generate(ids, prompt=prompt, max_new_tokens=count)
         for found in (alone.token_ids, row.token_ids):
-            equal += common_prefix(found, expected)
-            total += len(expected)
-    return equal, total
+            tally.add_greedy(found, expected, scores)
 
 
 def _greedy(
     reference: Any, ids: list[int], prompt: LoadedPrompt | None, count: int, eos: list[int]
-) -> list[int]:
+) -> tuple[list[int], list[npt.NDArray[np.float32]]]:
     chosen: list[int] = []
+    scores: list[npt.NDArray[np.float32]] = []
     with torch.no_grad():
         output = _forward(reference, torch.tensor([ids]), prompt)
         while True:
-            chosen.append(int(output.logits[0, -1].argmax()))
+            scores.append(output.logits[0, -1].float().numpy())
+            chosen.append(int(scores[-1].argmax()))
             if len(chosen) == count or chosen[-1] in eos:
-                return chosen
+                return chosen, scores
             output = reference(
                 input_ids=torch.tensor([[chosen[-1]]]), past_key_values=output.past_key_values
             )
-
-
-def common_prefix(found: list[int], expected: list[int]) -> int:
-    """Tokens that are equal up to the first difference."""
-    for index, (left, right) in enumerate(zip(found, expected, strict=False)):
-        if left != right:
-            return index
-    return min(len(found), len(expected))
 
 
 def _perplexity(reference: Any, model: Model, text: str) -> float:

@@ -1,7 +1,6 @@
 """`edgept verify`: parity on demand, with peft itself as the reference where it can read the prompt."""
 
 import os
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import torch
 from edgept.errors import ExportError, IncompatibleError
 from edgept.export.chatter import logged
 from edgept.export.fingerprint import fingerprint
-from edgept.export.parity import TOLERANCE, Parity, Tally, common_prefix, measure_parity
+from edgept.export.parity import TOLERANCE, Parity, Tally, measure_parity
 from edgept.export.parity import reference_logits as plain_logits
 from edgept.export.source import find_model, load_frozen
 from edgept.runtime.content import LoadedPrompt
@@ -96,7 +95,7 @@ def _against_peft(
             output = model(input_ids=tokens, attention_mask=torch.ones_like(tokens), **extra)
         return output.logits[0, -len(ids) :].float().numpy()
 
-    def generate(ids: Any, count: int) -> list[int]:
+    def generate(ids: Any, count: int) -> tuple[list[int], list[Any]]:
         tokens = torch.from_numpy(ids)[None]
         with torch.no_grad():
             output = model.generate(
@@ -104,10 +103,12 @@ def _against_peft(
                 attention_mask=torch.ones_like(tokens),
                 max_new_tokens=count,
                 do_sample=False,
+                return_dict_in_generate=True,
+                output_scores=True,
                 **extra,
             )
-        tokens_out: list[int] = output[0, len(ids) :].tolist()
-        return tokens_out
+        scores = [step[0].float().numpy() for step in output.scores]
+        return output.sequences[0, len(ids) :].tolist(), scores
 
     method = prompt.prompt.method
     reference = f"peft {peft.__version__} {method} on {type(base).__name__} in float32"
@@ -119,24 +120,17 @@ def _compare(
     prompt: LoadedPrompt,
     reference: str,
     logits: Callable[[Any], Any],
-    generate: Callable[[Any, int], list[int]] | None,
+    generate: Callable[[Any, int], tuple[list[int], list[Any]]] | None,
 ) -> Parity:
-    started = time.perf_counter()
     random = np.random.default_rng(_SEED)
-    tally, equal, total = Tally(), 0, 0
+    tally = Tally(TOLERANCE[runtime.manifest.precision])
     room = runtime.max_length - prompt.num_virtual_tokens
     for length in _LENGTHS:
         ids = random.integers(0, runtime.manifest.vocab_size, min(length, room))
         tally.add(runtime.logits(ids.tolist(), prompt=prompt), logits(ids))
         count = min(_GREEDY_TOKENS, room - len(ids))
         if generate is not None and count > 0:
-            expected = generate(ids, count)
+            expected, scores = generate(ids, count)
             found = runtime.generate(ids.tolist(), prompt=prompt, max_new_tokens=count).token_ids
-            equal += common_prefix(found, expected)
-            total += len(expected)
-    return tally.parity(
-        reference=reference,
-        greedy=(equal, total),
-        tolerance=TOLERANCE[runtime.manifest.precision],
-        started=started,
-    )
+            tally.add_greedy(found, expected, scores)
+    return tally.parity(reference)

@@ -78,7 +78,7 @@ class SharedCache:
 class GrowingCache:
     """Past and present apart: two buffers that take turns as the graph's input and output.
 
-    Rows keep the columns they were given; the mask says which of them hold tokens.
+    Shorter rows begin in a later column; the mask says which columns hold tokens.
 
     Attributes:
         columns: columns in use.
@@ -100,13 +100,16 @@ class GrowingCache:
     def put(self, row: int, past: KVArray) -> None:
         """Copy a past (2 · layers, kv_heads, tokens, head_dim) to a row, before the first run.
 
-        The longest row must come first: it decides the columns of all.
+        The longest row must come first: it decides the columns of all, and the others end where it
+        ends. A gap between a row's tokens and its next one would count in attention that looks back
+        by columns (local attention, sliding windows).
         """
         tokens = past.shape[2]
         self.columns = max(self.columns, tokens)
+        begin = self.columns - tokens
         for target, source in zip(self._views(self.columns), past, strict=True):
-            target[row, :, :tokens] = source
-        self._used[row, :tokens] = 1
+            target[row, :, begin : self.columns] = source
+        self._used[row, begin : self.columns] = 1
 
     def held(self, row: int) -> KVArray:
         """What a row holds, (2 · layers, kv_heads, tokens, head_dim)."""

@@ -24,7 +24,12 @@ def tiny_model(kind: str) -> Any:
     import transformers as t
 
     # special tokens of the families' defaults lie outside this vocabulary
-    common = {"vocab_size": VOCABULARY, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
+    common: dict[str, Any] = {
+        "vocab_size": VOCABULARY,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 2,
+    }
     configs: dict[str, Callable[[], Any]] = {
         "llama": lambda: t.LlamaConfig(
             hidden_size=64,
@@ -88,7 +93,8 @@ def tiny_model(kind: str) -> Any:
         "bloom": lambda: t.BloomConfig(n_layer=2, hidden_size=64, n_head=4, **common),
     }
     torch.manual_seed(0)
-    model = t.AutoModelForCausalLM.from_config(configs[kind]())
+    auto: Any = t.AutoModelForCausalLM
+    model = auto.from_config(configs[kind]())
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() > 1:
@@ -101,7 +107,8 @@ def tiny_tokenizer() -> Any:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
-    tokenizer = Tokenizer(models.BPE())
+    wrapper: Any = PreTrainedTokenizerFast
+    tokenizer: Any = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
@@ -111,9 +118,7 @@ def tiny_tokenizer() -> Any:
         show_progress=False,
     )
     tokenizer.train_from_iterator(["where is my parcel and when will it come"] * 10, trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>"
-    )
+    return wrapper(tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
 
 
 @pytest.fixture(scope="session")
