@@ -1,5 +1,7 @@
 """The bundle's manifest, edgept.json: what was exported, and the hash of every file beside it."""
 
+# ruff: noqa: PTH112, PTH113  # unlike Path's, these answer False for a path that cannot be examined
+
 import hashlib
 import json
 import os
@@ -27,6 +29,8 @@ FORMAT_VERSION = 1
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 _MAX_MANIFEST_BYTES = 1 << 20
+# Read by the runtime where they are there, so a file of these names that nobody exported is refused.
+_OPTIONAL_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
 
 @dataclass(frozen=True)
@@ -111,6 +115,28 @@ class Manifest:
         """The text of edgept.json."""
         return json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
 
+    def to_metadata(self) -> dict[str, str]:
+        """What model.onnx repeats of it in its own metadata, for programs without a JSON parser."""
+        entries: dict[str, object] = {
+            "format_version": self.format_version,
+            "task": self.task,
+            "vocab_size": self.vocab_size,
+            "hidden_size": self.hidden_size,
+            "max_positions": self.max_positions,
+            "max_virtual_tokens": self.max_virtual_tokens,
+            "float_type": self.float_type,
+            "eos_token_ids": ",".join(str(token) for token in self.eos_token_ids),
+            "fingerprint": self.fingerprint,
+        }
+        if self.kv is not None:
+            entries |= {
+                "kv.num_layers": self.kv.num_layers,
+                "kv.num_kv_heads": self.kv.num_kv_heads,
+                "kv.head_dim": self.kv.head_dim,
+                "kv.shared_buffer": int(self.kv.shared_buffer),
+            }
+        return {f"edgept.{name}": str(entry) for name, entry in entries.items()}
+
 
 def find_bundle(bundle: str | os.PathLike[str] | None = None) -> Path:
     """Resolve a command's bundle: the one given, else $EDGEPT_BUNDLE, else ./bundle.
@@ -119,8 +145,8 @@ def find_bundle(bundle: str | os.PathLike[str] | None = None) -> Path:
         UsageError: there is no bundle there.
     """
     path = Path(bundle or os.environ.get("EDGEPT_BUNDLE") or "bundle")
-    if not (path / MANIFEST_NAME).is_file():
-        found = "a folder without edgept.json" if path.is_dir() else "nothing there"
+    if not os.path.isfile(path / MANIFEST_NAME):
+        found = "a folder without edgept.json" if os.path.isdir(path) else "nothing there"
         raise UsageError(
             f"no bundle at {path} ({found}). Make one with 'edgept export MODEL -o {path}', or name "
             "one with --bundle or $EDGEPT_BUNDLE."
@@ -175,27 +201,55 @@ def _check_fields(manifest: Manifest, path: Path) -> None:
         sizes += [manifest.kv.num_layers, manifest.kv.num_kv_heads, manifest.kv.head_dim]
     sizes_are_sane = all(type(size) is int and 0 < size < 1 << 31 for size in sizes)
     names_are_plain = all(_FILE_NAME.fullmatch(name) for name in manifest.files)
+    texts = (
+        *(manifest.source, manifest.architecture, manifest.model_type, manifest.task),
+        *(manifest.target, manifest.min_onnxruntime, manifest.created_by),
+    )
+    types_are_right = (
+        all(isinstance(text, str) for text in texts)
+        and _is_list(manifest.providers, str)
+        and _is_list(manifest.eos_token_ids, int)
+        and type(manifest.bos_token_id) in (int, type(None))
+        and isinstance(manifest.opset, dict)
+        and _is_list(list(manifest.opset.values()), int)
+        and isinstance(manifest.parity, dict)
+        and (manifest.kv is None or type(manifest.kv.shared_buffer) is bool)
+        and _is_list([entry.size for entry in manifest.files.values()], int)
+        and _is_list([entry.sha256 for entry in manifest.files.values()], str)
+    )
     if not (
         sizes_are_sane
         and names_are_plain
+        and types_are_right
+        and manifest.precision in ("fp32", "fp16", "int8", "int4")
         and manifest.float_type in ("float32", "float16")
         and isinstance(manifest.fingerprint, str)
         and _FINGERPRINT.fullmatch(manifest.fingerprint)
-        and all(type(entry.size) is int for entry in manifest.files.values())
     ):
         raise InvalidFileError(
             "manifest-malformed",
-            f"{path}: a size, a file name, the float type or the fingerprint is not what a manifest "
-            "may hold. Export the model again.",
+            f"{path}: a size, a file name, the float type, the fingerprint or another field is not "
+            "what a manifest may hold. Export the model again.",
         )
+
+
+def _is_list(value: object, of: type) -> bool:
+    return isinstance(value, list) and all(type(item) is of for item in value)
 
 
 def check_files(bundle: Path, manifest: Manifest) -> None:
     """Compare every file of a bundle with its manifest: kind, size and SHA-256.
 
     Raises:
-        UntrustedError: a file is missing, is a link, or is not the one that was exported.
+        UntrustedError: a file is missing, is a link, is not the one that was exported, or would be
+            read though nobody exported it.
     """
+    for name in _OPTIONAL_FILES:
+        if name not in manifest.files and os.path.lexists(bundle / name):
+            raise UntrustedError(
+                f"{bundle / name} is not listed in {MANIFEST_NAME}, so it did not come with the export. "
+                "Remove it, or put it into the model's folder and export again."
+            )
     for name, entry in manifest.files.items():
         path = bundle / name
         try:

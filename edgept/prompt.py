@@ -101,6 +101,19 @@ def check_fits(prompt: Prompt, manifest: Manifest) -> None:
                 f"prompt {prompt.name!r}: {name} has shape {tuple(tensor.shape)}, this bundle "
                 f"({manifest.source}) needs ({shape}). It was trained for a model of another size."
             )
+    if (
+        manifest.task == "text-generation"
+        and len({"prompt_embeds", "prompt_kv"} & {*prompt.tensors}) != 1
+    ):
+        raise IncompatibleError(
+            f"prompt {prompt.name!r} holds {', '.join(prompt.tensors) or 'no tensor'}, this bundle "
+            f"({manifest.task}) takes either prompt_embeds or prompt_kv. Pack the one that was trained."
+        )
+    if prompt.num_virtual_tokens < 1:
+        raise IncompatibleError(
+            f"prompt {prompt.name!r} has no virtual token, so it is no prompt. Pass None for the "
+            "plain model."
+        )
     if prompt.num_virtual_tokens > manifest.max_virtual_tokens:
         raise IncompatibleError(
             f"prompt {prompt.name!r} has {prompt.num_virtual_tokens} virtual tokens, this bundle "

@@ -14,12 +14,12 @@
 import os
 from collections.abc import Mapping
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from edgept import __version__
 from edgept.bundle import Manifest
 from edgept.errors import IncompatibleError, InvalidFileError, UsageError
 from edgept.npy_file import read_npy
@@ -89,9 +89,7 @@ def bind(prompt: Prompt, manifest: Manifest) -> Prompt:
         IncompatibleError: its fingerprint is another model's, or its sizes are not this model's.
     """
     check_fits(prompt, manifest)
-    return replace(
-        prompt, fingerprint=manifest.fingerprint, created_by=f"edgept {version('edgept')}"
-    )
+    return replace(prompt, fingerprint=manifest.fingerprint, created_by=f"edgept {__version__}")
 
 
 def _load_file(

@@ -25,7 +25,6 @@ from edgept.export.graph import (
     add_logits_to_keep,
     add_virtual_tokens,
     declare_prompt_input,
-    set_metadata,
 )
 from edgept.export.llm_builder import BuilderError
 from edgept.export.parity import Parity, check_parity
@@ -243,31 +242,7 @@ def _describe(
 
 
 def _save(graph: ir.Model, folder: Path, manifest: Manifest) -> None:
-    kv = manifest.kv
-    set_metadata(
-        graph,
-        {
-            "format_version": manifest.format_version,
-            "task": manifest.task,
-            "vocab_size": manifest.vocab_size,
-            "hidden_size": manifest.hidden_size,
-            "max_positions": manifest.max_positions,
-            "max_virtual_tokens": manifest.max_virtual_tokens,
-            "float_type": manifest.float_type,
-            "eos_token_ids": ",".join(str(token) for token in manifest.eos_token_ids),
-            "fingerprint": manifest.fingerprint,
-        }
-        | (
-            {}
-            if kv is None
-            else {
-                "kv.num_layers": kv.num_layers,
-                "kv.num_kv_heads": kv.num_kv_heads,
-                "kv.head_dim": kv.head_dim,
-                "kv.shared_buffer": int(kv.shared_buffer),
-            }
-        ),
-    )
+    graph.metadata_props.update(manifest.to_metadata())
     ir.save(graph, folder / "model.onnx", external_data="model.onnx.data")
 
 

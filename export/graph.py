@@ -4,14 +4,12 @@ Inputs that a graph gains are overridable initializers: a program that does not 
 the plain model, and onnxruntime's own adapters (`.onnx_adapter`) can set them.
 """
 
-from collections.abc import Mapping
-
 import numpy as np
 import onnx_ir as ir
 
 from edgept.errors import ExportError
 
-__all__ = ["add_logits_to_keep", "add_virtual_tokens", "declare_prompt_input", "set_metadata"]
+__all__ = ["add_logits_to_keep", "add_virtual_tokens", "declare_prompt_input"]
 
 _EMBEDDING_OPS = ("Gather", "GatherBlockQuantized")
 _PROJECTION_OPS = ("MatMul", "MatMulNBits", "Gemm")
@@ -121,12 +119,6 @@ def add_logits_to_keep(graph: ir.Graph) -> None:
     for value in {item for item in (logits, head.outputs[0]) if item.shape is not None}:
         dims = list(value.shape or ())
         value.shape = ir.Shape([dims[0], "logits_kept", *dims[2:]])
-
-
-def set_metadata(model: ir.Model, entries: Mapping[str, object]) -> None:
-    """Write what a C program needs into the model itself, as `edgept.<name>` strings."""
-    for name, entry in entries.items():
-        model.metadata_props[f"edgept.{name}"] = str(entry)
 
 
 def _constant(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:

@@ -33,7 +33,9 @@ __all__ = [
 # Largest difference over largest logit. Quantised weights are measured, not judged.
 TOLERANCE: dict[str, float | None] = {"fp32": 1e-4, "fp16": 2e-2, "int8": None, "int4": None}
 
-_GREEDY_TOKENS = 64
+# PyTorch decodes slowly: large models are compared over fewer tokens.
+_GREEDY_TOKENS, _GREEDY_TOKENS_LARGE = 64, 16
+_LARGE_PARAMETERS = 30_000_000
 _SEED = 20250704
 
 
@@ -302,7 +304,9 @@ def _compare_greedy(
 ) -> None:
     """Greedy tokens of ragged rows under different prompts, alone and in one batch."""
     longest = max(length + (item.num_virtual_tokens if item else 0) for item, length in prompts)
-    count = max(1, min(_GREEDY_TOKENS, model.max_length - longest))
+    is_large = sum(item.numel() for item in reference.parameters()) > _LARGE_PARAMETERS
+    wanted = _GREEDY_TOKENS_LARGE if is_large else _GREEDY_TOKENS
+    count = max(1, min(wanted, model.max_length - longest))
     requests = [
         (random.integers(0, model.manifest.vocab_size, length).tolist(), prompt)
         for prompt, length in prompts

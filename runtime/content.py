@@ -107,6 +107,11 @@ def compose(
     """
     parts = _parts(content)
     if prompt is not None:
+        if not isinstance(prompt, LoadedPrompt):
+            raise UsageError(
+                f"prompt is a {type(prompt).__name__}, expected a loaded prompt. Load it first: "
+                "model.load_prompt(...)."
+            )
         parts.insert(0, prompt)
     ids: list[int] = []
     rows: list[npt.NDArray[Any]] = []
@@ -149,6 +154,11 @@ def compose(
 def _parts(content: Content) -> list[Part]:
     if isinstance(content, str):
         return [content]
+    if isinstance(content, (bytes, bytearray)) or not isinstance(content, (Sequence, np.ndarray)):
+        raise UsageError(
+            f"a request is a text, a list of token ids, or a list of texts, prompts and lists of ids; "
+            f"found a {type(content).__name__}. Put it in a list, or decode it."
+        )
     ids: list[int] = []
     items: list[Part] = []
     for item in content:

@@ -62,8 +62,9 @@ class Limits:
     cancel: threading.Event | None
 
     def __post_init__(self) -> None:
-        if self.max_new_tokens < 1:
-            raise UsageError(f"max_new_tokens is {self.max_new_tokens}, expected 1 or more.")
+        count = self.max_new_tokens
+        if not isinstance(count, (int, np.integer)) or count < 1:
+            raise UsageError(f"max_new_tokens is {count!r}, expected a whole number from 1 on.")
         if self.on_full not in ("stop", "error"):
             raise UsageError(f"on_full is {self.on_full!r}, expected 'stop' or 'error'.")
 
@@ -104,12 +105,12 @@ class _Row:
         elif self.reason is None and len(self.token_ids) >= self._limits.max_new_tokens:
             self.reason = "length"
         elif self.reason is None and len(self.token_ids) > self._room:
+            self.reason = "full"  # also under an error: there is no room to go on
             if self._limits.on_full == "error":
                 raise EdgeptError(
                     f"the sequence reached the model's longest after {len(self.token_ids)} new tokens. "
                     "Shorten the text, ask for fewer new tokens, or let it stop there (on_full='stop')."
                 )
-            self.reason = "full"
         elif (
             self.reason is None and self._limits.cancel is not None and self._limits.cancel.is_set()
         ):

@@ -14,10 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 from edgept.bundle import Manifest
-from edgept.errors import EdgeptError, UsageError
+from edgept.errors import EdgeptError, InvalidFileError, UsageError
 from edgept.runtime.requirements import import_onnxruntime
 
 __all__ = ["Graph"]
+
+_MAX_THREADS = 64
 
 
 class Graph:
@@ -49,16 +51,22 @@ class Graph:
 
         Raises:
             MissingDependencyError: no onnxruntime, or one that is too old.
-            UsageError: the installed onnxruntime lacks a provider, or threads is not positive.
+            UsageError: the installed onnxruntime lacks a provider, or threads is out of range.
+            InvalidFileError: the graph is not the one that the manifest describes.
             EdgeptError: onnxruntime refuses the graph.
         """
         self._ort = import_onnxruntime(manifest.min_onnxruntime)
         from onnxruntime.capi import onnxruntime_pybind11_state as binding
 
         self._binding: Any = binding
-        self.threads = len(os.sched_getaffinity(0)) if threads is None else threads
-        if self.threads < 1:
-            raise UsageError(f"threads is {threads}, expected 1 or more, or None for every core.")
+        cores = len(os.sched_getaffinity(0))
+        self.threads = cores if threads is None else threads
+        # far more than there are cores only wait for each other: a few thousand do so for minutes
+        most = max(cores, _MAX_THREADS)
+        if type(self.threads) is not int or not 1 <= self.threads <= most:
+            raise UsageError(
+                f"threads is {threads}, expected 1 to {most}, or None for every core ({cores} here)."
+            )
         wanted = list(providers or manifest.providers)
         available = self._ort.get_available_providers()
         lacking = [name for name in wanted if name not in available]
@@ -78,6 +86,7 @@ class Graph:
             raise EdgeptError(
                 f"onnxruntime {self._ort.__version__} could not load {path}: {error}"
             ) from error
+        _check_metadata(path, self._session.get_modelmeta().custom_metadata_map, manifest)
         self.providers: list[str] = self._session.get_providers()
         self.float_type = np.dtype(manifest.float_type)
         logits = next(item for item in self._session.get_outputs() if item.name == "logits")
@@ -85,6 +94,7 @@ class Graph:
         self.logits_type = np.dtype(np.float16 if "float16" in logits.type else np.float32)
         self._device = "cuda" if self.providers[0].startswith(("CUDA", "Tensorrt")) else "cpu"
         self._run_options = binding.RunOptions()
+        self._run_options.log_severity_level = 4  # fatal; an error is raised, and needs no log line
         self._host = binding.OrtDevice(
             binding.OrtDevice.cpu(), binding.OrtDevice.default_memory(), 0
         )
@@ -131,3 +141,14 @@ class Graph:
             )
         except Exception as error:  # as above: no public common root
             raise EdgeptError(f"onnxruntime stopped: {error}") from error
+
+
+def _check_metadata(path: Path, found: Mapping[str, str], manifest: Manifest) -> None:
+    """Compare a graph's own description with the manifest: another vocabulary would run, and be wrong."""
+    for key, expected in manifest.to_metadata().items():
+        if found.get(key) != expected:
+            raise InvalidFileError(
+                "manifest-malformed",
+                f"{path} says {key} {found.get(key, 'nothing')!r}, the manifest beside it "
+                f"{expected!r}. The two are not of one export: copy the bundle again, or export again.",
+            )

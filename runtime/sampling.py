@@ -113,7 +113,7 @@ class Sampler:
                 "the graph overflows its float type: check the prompt with 'edgept prompt inspect', or "
                 "export the model with a wider precision (fp32)."
             )
-        if self._sampling.temperature != 0:
+        if self._random is not None:
             ids, probabilities = self._candidates(logits)
             steps = probabilities.cumsum()  # (candidates,)
             place = steps.searchsorted(self._random.random() * steps[-1], side="right")

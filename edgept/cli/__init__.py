@@ -1,5 +1,6 @@
 """The command line. Commands import what they need inside, so that `edgept --help` is quick."""
 
+import io
 import sys
 from typing import Any
 
@@ -25,9 +26,11 @@ class _Commands(click.Group):
         except EdgeptError as error:
             click.echo(f"error: {error}", err=True)
             ctx.exit(error.exit_code)
-        except BrokenPipeError:
-            # The reader of a pipe has gone; Python would complain again when it flushes at exit.
-            sys.stdout = sys.stderr
+        except OSError as error:
+            # The reader of a pipe has gone, the disk is full, a file cannot be read to its end.
+            if not isinstance(error, BrokenPipeError):
+                click.echo(f"error: {error}. Check the file, its disk and your rights.", err=True)
+            sys.stdout = sys.stderr  # Python would complain again when it flushes at exit
             ctx.exit(1)
 
 
@@ -48,6 +51,9 @@ def main() -> None:
     Exit codes: 0 fine, 1 failed, 2 usage, 3 invalid file, 4 prompt and bundle do not fit,
     5 untrusted file.
     """
+    # A prompt's name or an answer may hold what the terminal's encoding does not.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 for _command in (export, prompt, run, verify, doctor):

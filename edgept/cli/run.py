@@ -1,5 +1,6 @@
 """`edgept run`: answer texts under one prompt or several."""
 
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -119,7 +120,7 @@ def run(
         messages = [{"role": "system", "content": system}] if system is not None else []
         return model.chat([*messages, {"role": "user", "content": request}])
 
-    if text is None and input_file is None and sys.stdin.isatty():
+    if text is None and input_file is None and sys.stdin is not None and sys.stdin.isatty():
         from edgept.cli.session import converse
 
         converse(model, loaded, content, options)
@@ -144,7 +145,6 @@ def show(
         try:
             for piece in stream:
                 click.echo(piece, nl=False)
-                sys.stdout.flush()
         except KeyboardInterrupt:
             stream.close()
             click.echo(" (cancelled)", nl=False, err=True)
@@ -160,7 +160,8 @@ def _load_prompts(
     loaded: dict[str, LoadedPrompt] = {}
     for given in prompts:
         name, separator, path = given.partition("=")
-        if not separator or Path(given).exists():
+        # os.path's, unlike Path's, is False for a name that is too long
+        if not separator or os.path.exists(given):  # noqa: PTH110
             name, path = "", given
         prompt = model.load_prompt(path, name=name or None, task_index=task_index)
         if prompt.name in loaded:
@@ -179,8 +180,10 @@ def _requests(text: str | None, input_file: str | None) -> Iterator[str]:
             for line in lines:
                 if line.strip():
                     yield line.rstrip("\r\n")
+    elif sys.stdin is None:
+        raise click.UsageError("no TEXT, no --input, and stdin is closed.")
     else:
-        request = click.get_text_stream("stdin", encoding="utf-8", errors="replace").read()
+        request = sys.stdin.buffer.read().decode("utf-8", errors="replace")
         if not request.strip():
             raise click.UsageError("no TEXT, no --input, and stdin is empty.")
         yield request.rstrip("\r\n")
