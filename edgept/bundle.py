@@ -172,7 +172,7 @@ def read_manifest(bundle: Path) -> Manifest:
         if not isinstance(raw, dict):
             raise TypeError("not an object")
         version = raw.get("format_version")
-        if version != FORMAT_VERSION:
+        if type(version) is not int or version != FORMAT_VERSION:
             raise InvalidFileError(
                 "manifest-version",
                 f"{path}: bundle format {version!r}, this edgept reads {FORMAT_VERSION}. Update edgept "

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from optimum.exporters.tasks import TasksManager
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
@@ -138,7 +139,7 @@ def load_frozen(source: ModelSource, dtype: torch.dtype = torch.float32) -> Any:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             source.location, dtype=dtype, trust_remote_code=False, output_loading_info=True
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ExportError(
             f"the weights of {source.location} could not be loaded: {error}. Check that the folder "
             "holds model.safetensors (or pytorch_model.bin) and matches its config.json."

@@ -13,9 +13,30 @@ Code organization (a request passes through these in order):
     device.py       what this device offers; advice.py what to change; requirements.py
 """
 
-from edgept.runtime.content import LoadedPrompt
-from edgept.runtime.generation import Generation, GenerationStream
-from edgept.runtime.model import Model, load
-from edgept.runtime.sampling import Sampling
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from edgept.runtime.content import LoadedPrompt
+    from edgept.runtime.generation import Generation, GenerationStream
+    from edgept.runtime.model import Model, load
+    from edgept.runtime.sampling import Sampling
 
 __all__ = ["Generation", "GenerationStream", "LoadedPrompt", "Model", "Sampling", "load"]
+
+# Loaded on first use: `edgept doctor` must run where a package that the model needs is missing.
+_HOMES = {
+    "Generation": "edgept.runtime.generation",
+    "GenerationStream": "edgept.runtime.generation",
+    "LoadedPrompt": "edgept.runtime.content",
+    "Model": "edgept.runtime.model",
+    "Sampling": "edgept.runtime.sampling",
+    "load": "edgept.runtime.model",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'edgept.runtime' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)

@@ -53,11 +53,15 @@ class SharedCache:
             return self._array[:, row, :, :tokens]
         return np.stack([value.numpy()[row, :, :tokens] for value in self._values])
 
-    def mask(self, new: int) -> npt.NDArray[np.int64]:
-        """The attention mask (batch, longest + new) for `new` more tokens a row."""
-        total = int(self.lengths.max()) + new
-        mask = np.zeros((len(self.lengths), total), np.int64)
-        mask[np.arange(total) < (self.lengths + new)[:, None]] = 1
+    def mask(self, new: int, rows: npt.NDArray[np.bool_] | None = None) -> npt.NDArray[np.int64]:
+        """The attention mask (batch, longest) for `new` more tokens in the rows that are still running.
+
+        A row that has ended writes over its last token: it may have no room for another.
+        """
+        lengths = self.lengths + (new if rows is None else new * rows)
+        total = int(lengths.max())
+        mask = np.zeros((len(lengths), total), np.int64)
+        mask[np.arange(total) < lengths[:, None]] = 1
         return mask
 
     def past(self) -> Sequence[Any]:
@@ -118,9 +122,15 @@ class GrowingCache:
             return np.stack([view[row][:, used] for view in self._views(self.columns)])
         return np.stack([value.numpy()[row][:, used] for value in self._past])
 
-    def mask(self, new: int) -> npt.NDArray[np.int64]:
-        """The attention mask (batch, columns + new) for `new` more tokens a row."""
-        self._used[:, self.columns : self.columns + new] = 1
+    def mask(self, new: int, rows: npt.NDArray[np.bool_] | None = None) -> npt.NDArray[np.int64]:
+        """The attention mask (batch, columns + new) for `new` more tokens in the running rows.
+
+        A row that has ended is run, but its new columns do not count: its positions would pass the
+        model's last one.
+        """
+        if rows is not None and self.columns + new > self.capacity:
+            self._trim(rows)
+        self._used[:, self.columns : self.columns + new] = 1 if rows is None else rows[:, None]
         return np.ascontiguousarray(self._used[:, : self.columns + new])
 
     def past(self) -> Sequence[Any]:
@@ -142,9 +152,28 @@ class GrowingCache:
         return self._present
 
     def advance(self, new: int, rows: npt.NDArray[np.bool_] | None = None) -> None:  # noqa: ARG002
-        """Take what was written as the new past; rows that have ended grow like the others."""
+        """Take what was written as the new past."""
         self.columns += new
         self._past = self._present
+
+    def _trim(self, rows: npt.NDArray[np.bool_]) -> None:
+        """Drop the columns before the first one that a running row uses.
+
+        The longest row decides the columns of all; once it has ended, the others go on without it,
+        and some graphs have no column past the model's longest sequence (GPT-Neo's mask).
+        """
+        first = int(self._used[rows, : self.columns].any(axis=0).argmax())
+        if self._graph.on_host:
+            before = self._views(self.columns)
+            self._turn = 1 - self._turn
+            for target, source in zip(self._views(self.columns - first), before, strict=True):
+                target[...] = source[:, :, first:]
+            self._past = None
+        else:
+            arrays = [np.ascontiguousarray(value.numpy()[:, :, first:]) for value in self.past()]
+            self._past = [self._graph.value(array, resident=True) for array in arrays]
+        self._used[:, : self.columns - first] = self._used[:, first : self.columns].copy()
+        self.columns -= first
 
     def _shape(self, columns: int) -> tuple[int, ...]:
         return (self._batch, self._kv.num_kv_heads, columns, self._kv.head_dim)

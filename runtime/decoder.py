@@ -93,7 +93,7 @@ class Decoder:
         graph, new = self._graph, ids.shape[1]
         feeds = {
             "input_ids": graph.value(ids),
-            "attention_mask": graph.value(cache.mask(new)),
+            "attention_mask": graph.value(cache.mask(new, running)),
             "logits_to_keep": graph.value(np.array([keep], np.int64)),
         }
         if table is not None:

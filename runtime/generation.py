@@ -274,9 +274,10 @@ def generate_rows(
         caches.append(cache)
         firsts.append((swapped - begin, prefilled - swapped, time.perf_counter()))
     longest = max(request.length for request in requests)
-    capacity = longest + max(
+    count = max(
         min(limits.max_new_tokens, decoder.max_length - request.length) for request in requests
     )
+    capacity = min(longest + count, decoder.max_length)
     cache = decoder.join(caches, capacity)
     lasts = [first for _, _, first in firsts]
     while any(row.reason is None for row in rows):

@@ -95,9 +95,11 @@ class Graph:
         self._device = "cuda" if self.providers[0].startswith(("CUDA", "Tensorrt")) else "cpu"
         self._run_options = binding.RunOptions()
         self._run_options.log_severity_level = 4  # fatal; an error is raised, and needs no log line
-        self._host = binding.OrtDevice(
-            binding.OrtDevice.cpu(), binding.OrtDevice.default_memory(), 0
-        )
+        memory = binding.OrtDevice.default_memory()
+        self._host = binding.OrtDevice(binding.OrtDevice.cpu(), memory, 0)
+        self._resident = self._host
+        if not self.on_host:
+            self._resident = binding.OrtDevice(binding.OrtDevice.cuda(), memory, 0)
 
     @property
     def on_host(self) -> bool:
@@ -137,7 +139,7 @@ class Graph:
                 inputs,
                 list(fetches),
                 outputs,
-                [self._host] * len(fetches),
+                [self._host if name == "logits" else self._resident for name in fetches],
             )
         except Exception as error:  # as above: no public common root
             raise EdgeptError(f"onnxruntime stopped: {error}") from error

@@ -1,5 +1,6 @@
 """An onnxruntime-genai program that knows nothing of edgept runs a bundle and its prompts."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -57,8 +58,6 @@ def test_the_same_64_tokens_as_peft(
     model_folder: Callable[[str], Path],
     tmp_path: Path,
 ) -> None:
-    import json
-
     base = shared(kind) if kind == "stories260K" else model_folder(kind)
     bundle = bundle_of(kind)
     folder = make_adapter("prompt_tuning", base, tmp_path / "spanish")
@@ -87,4 +86,5 @@ def test_the_same_64_tokens_as_peft(
     model = edgept.load(bundle, threads=1)
     prompt = model.load_prompt(folder)
     assert under_prompt == model.generate(TEXT, prompt=prompt, max_new_tokens=64).token_ids
-    assert text_ids == ids
+    # its tokenizer leaves out the beginning-of-sequence token that transformers adds to stories260K
+    assert text_ids == [token for token in ids if token != 1]

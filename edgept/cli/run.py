@@ -2,12 +2,13 @@
 
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgept.cli.answer import show
 from edgept.cli.options import bundle_option, json_option
 
 if TYPE_CHECKING:
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from edgept.runtime.model import Model
 
 __all__ = ["run"]
+
+_MAX_REQUEST = 16 << 20  # characters; no model takes as many
 
 
 @click.command()
@@ -137,23 +140,6 @@ def run(
                 show(model, content(request), prompt, options)
 
 
-def show(
-    model: "Model", content: "Content", prompt: "LoadedPrompt | None", options: Mapping[str, Any]
-) -> None:
-    """Stream an answer to stdout and its latency to stderr. Ctrl-C ends the answer, not the program."""
-    with model.stream(content, prompt=prompt, **options) as stream:
-        try:
-            for piece in stream:
-                click.echo(piece, nl=False)
-        except KeyboardInterrupt:
-            stream.close()
-            click.echo(" (cancelled)", nl=False, err=True)
-    click.echo()
-    if stream.result is not None:
-        note = " · sequence full" if stream.result.finish_reason == "full" else ""
-        click.secho(f"[{stream.result.latency}{note}]", dim=True, err=True)
-
-
 def _load_prompts(
     model: "Model", prompts: tuple[str, ...], task_index: int | None
 ) -> dict[str, "LoadedPrompt"]:
@@ -177,16 +163,25 @@ def _requests(text: str | None, input_file: str | None) -> Iterator[str]:
         yield text
     elif input_file is not None:
         with click.open_file(input_file, encoding="utf-8", errors="replace") as lines:
-            for line in lines:
+            while line := lines.readline(_MAX_REQUEST):
+                _check_size(line)
                 if line.strip():
                     yield line.rstrip("\r\n")
     elif sys.stdin is None:
         raise click.UsageError("no TEXT, no --input, and stdin is closed.")
     else:
-        request = sys.stdin.buffer.read().decode("utf-8", errors="replace")
+        request = sys.stdin.buffer.read(_MAX_REQUEST).decode("utf-8", errors="replace")
+        _check_size(request)
         if not request.strip():
             raise click.UsageError("no TEXT, no --input, and stdin is empty.")
         yield request.rstrip("\r\n")
+
+
+def _check_size(request: str) -> None:
+    if len(request) >= _MAX_REQUEST:
+        raise click.UsageError(
+            f"a request of {_MAX_REQUEST >> 20} million characters or more. Is it a text?"
+        )
 
 
 def _to_json(request: str, result: "Generation") -> str:

@@ -1,12 +1,14 @@
 """The interactive session of `edgept run`: type a request, swap the prompt, go on."""
 
+import io
+import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgept.cli.run import show
+from edgept.cli.answer import show
 from edgept.errors import EdgeptError
 
 if TYPE_CHECKING:
@@ -37,13 +39,15 @@ def converse(
     """
     with suppress(ImportError):
         import readline  # noqa: F401 - gives input() its history and editing
+    if isinstance(sys.stdin, io.TextIOWrapper):  # a terminal may send what is not its encoding
+        sys.stdin.reconfigure(errors="replace")
     active = next(iter(prompts), None)
     click.echo(
         f"{model.manifest.source}, {model.manifest.precision}. /help for commands.", err=True
     )
     while True:
         try:
-            line = input(f"{active or 'no prompt'}> ").strip()
+            line = _ask(f"{active or 'no prompt'}> ").strip()
         except EOFError:
             click.echo(err=True)
             return
@@ -67,9 +71,17 @@ def converse(
             elif command.startswith("/"):
                 click.echo(f"no command {command}\n{_HELP}", err=True)
             else:
-                show(model, content(line), prompts[active] if active else None, options)
+                show(model, content(line), prompts[active] if active is not None else None, options)
         except EdgeptError as error:
             click.echo(f"error: {error}", err=True)
+
+
+def _ask(prompt: str) -> str:
+    """Read a line; stdout holds answers alone where it is no terminal."""
+    if sys.stdout is not None and sys.stdout.isatty():
+        return input(prompt)
+    click.echo(prompt, nl=False, err=True)
+    return input()
 
 
 def _swap(

@@ -1,0 +1,156 @@
+"""The two caches on a graph that is none: what they hold, where they write, what they cost."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from edgept.bundle import KVGeometry
+from edgept.runtime.cache import Cache, GrowingCache, SharedCache, join, make_cache
+
+LAYERS, HEADS, WIDTH = 2, 3, 4
+
+
+class HostGraph:
+    """The part of a graph that a cache needs, on the host; values are the arrays themselves."""
+
+    float_type = np.dtype(np.float32)
+    on_host = True
+
+    def value(self, array: npt.NDArray[Any], *, resident: bool = False) -> npt.NDArray[Any]:
+        return array
+
+
+def geometry(*, shared: bool) -> KVGeometry:
+    return KVGeometry(LAYERS, HEADS, WIDTH, shared_buffer=shared)
+
+
+def past(tokens: int, value: float) -> npt.NDArray[np.float32]:
+    """Keys and values (2 · layers, kv_heads, tokens, head_dim), each its own number."""
+    shape = (2 * LAYERS, HEADS, tokens, WIDTH)
+    numbers: npt.NDArray[np.float32] = value * 1000 + np.arange(np.prod(shape), dtype=np.float32)
+    return numbers.reshape(shape)
+
+
+def make(shared: bool, capacity: int, pasts: list[Any]) -> Cache:
+    graph: Any = HostGraph()
+    return make_cache(graph, geometry(shared=shared), capacity, pasts)
+
+
+def run(cache: Cache, new: npt.NDArray[np.float32]) -> None:
+    """What a graph does: present is past with `new` (2 · layers, batch, heads, tokens, width) behind."""
+    count = new.shape[3]
+    before, after = cache.past(), cache.present(count)
+    if isinstance(cache, SharedCache):
+        for target, source in zip(after, new, strict=True):
+            for row, length in enumerate(cache.lengths):
+                target[row, :, length : length + count] = source[row]
+    else:
+        for target, source, tokens in zip(after, before, new, strict=True):
+            assert not np.shares_memory(target, source)
+            target[:] = np.concatenate([source, tokens], axis=2)
+    cache.advance(count)
+
+
+@pytest.fixture(params=[True, False], ids=["shared", "growing"])
+def shared(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param)
+
+
+def test_holds_what_was_put(shared: bool) -> None:
+    pasts = [past(3, 1), None, past(5, 2)]
+    cache = make(shared, 8, pasts)
+    for row, expected in enumerate(pasts):
+        held = cache.held(row)
+        np.testing.assert_array_equal(held, past(0, 0) if expected is None else expected)
+
+
+def test_masks_say_where_tokens_are() -> None:
+    pasts = [past(3, 1), None, past(5, 2)]
+    shared_mask = make(True, 8, pasts).mask(2)
+    # a shared row begins in column 0, whatever the others hold
+    assert shared_mask.tolist() == [
+        [1, 1, 1, 1, 1, 0, 0],
+        [1, 1, 0, 0, 0, 0, 0],
+        [1, 1, 1, 1, 1, 1, 1],
+    ]
+    growing_mask = make(False, 8, pasts).mask(2)
+    # a growing row ends where the longest ends, so that its next token is next to its last
+    assert growing_mask.tolist() == [
+        [0, 0, 1, 1, 1, 1, 1],
+        [0, 0, 0, 0, 0, 1, 1],
+        [1, 1, 1, 1, 1, 1, 1],
+    ]
+    for mask in (shared_mask, growing_mask):
+        assert mask.dtype == np.int64
+        assert mask.flags.c_contiguous
+
+
+def test_grows_by_what_the_graph_wrote(shared: bool) -> None:
+    pasts = [past(2, 1), past(4, 2)]
+    cache = make(shared, 9, pasts)
+    expected = [item.copy() for item in pasts]
+    for step, count in enumerate([1, 3, 1]):
+        new = np.stack([past(count, 10 + step), past(count, 20 + step)], axis=1)
+        cache.mask(count)
+        run(cache, new)
+        for row in range(2):
+            expected[row] = np.concatenate([expected[row], new[:, row]], axis=2)
+            np.testing.assert_array_equal(cache.held(row), expected[row])
+
+
+def test_ended_rows_stay_as_they_are() -> None:
+    cache = make(True, 8, [past(2, 1), past(3, 2)])
+    assert isinstance(cache, SharedCache)
+    cache.advance(1, np.array([True, False]))
+    assert cache.lengths.tolist() == [3, 3]
+    # it is run with the others, over its last token, since it may have no room for another
+    assert cache.mask(1, np.array([True, False])).tolist() == [[1, 1, 1, 1], [1, 1, 1, 0]]
+    cache.advance(1, np.array([False, False]))
+    assert cache.lengths.tolist() == [3, 3]
+
+
+def test_join_makes_a_batch_of_single_rows(shared: bool) -> None:
+    graph: Any = HostGraph()
+    singles = [make(shared, 6, [past(tokens, tokens)]) for tokens in (2, 5, 1)]
+    for single in singles:
+        single.mask(1)
+        run(single, past(1, 50)[:, None])
+    batch = join(graph, geometry(shared=shared), 9, singles)
+    for row, single in enumerate(singles):
+        np.testing.assert_array_equal(batch.held(row), single.held(0))
+        assert not np.shares_memory(batch.held(row), single.held(0))
+
+
+def test_shared_past_and_present_are_one_buffer() -> None:
+    cache = make(True, 6, [past(2, 1)])
+    before = cache.past()
+    assert len(before) == 2 * LAYERS
+    assert before[0].shape == (1, HEADS, 6, WIDTH)
+    for step in range(3):
+        assert all(a is b for a, b in zip(cache.present(1), before, strict=True)), step
+        cache.advance(1)
+
+
+def test_growing_buffers_take_turns() -> None:
+    """Two buffers serve every step: none is made later."""
+    cache = make(False, 6, [past(2, 1)])
+    assert isinstance(cache, GrowingCache)
+    seen = []
+    for _ in range(4):
+        values = cache.present(1)
+        assert values[0].shape == (1, HEADS, cache.columns + 1, WIDTH)
+        assert values[0].flags.c_contiguous
+        seen.append(values[0].__array_interface__["data"][0])
+        cache.advance(1)
+    assert seen[0] == seen[2] != seen[1] == seen[3]
+    assert len(cache._slabs) == 2
+
+
+def test_capacity_is_filled_to_the_last_column(shared: bool) -> None:
+    cache = make(shared, 4, [past(3, 1)])
+    cache.mask(1)
+    run(cache, past(1, 9)[:, None])
+    np.testing.assert_array_equal(cache.held(0), np.concatenate([past(3, 1), past(1, 9)], axis=2))
+    assert cache.mask(0).shape == (1, 4)
