@@ -19,11 +19,11 @@ import numpy.typing as npt
 from edgept.atomic import atomic_folder
 from edgept.bundle import Manifest
 from edgept.errors import IncompatibleError, InvalidFileError, UsageError
+from edgept.formats.regular_file import open_regular
+from edgept.formats.safetensors_strict import read_header, read_tensors
+from edgept.formats.torch_checkpoint import read_torch_checkpoint
 from edgept.prompt import Prompt
 from edgept.prompt_file import MAX_BYTES
-from edgept.regular_file import open_regular
-from edgept.safetensors_strict import read_header, read_tensors
-from edgept.torch_checkpoint import read_torch_checkpoint
 
 __all__ = [
     "CONFIG_NAME",

@@ -9,11 +9,11 @@ import numpy as np
 
 from edgept import atomic
 from edgept.errors import InvalidFileError, UsageError
+from edgept.formats.reason import Reason
+from edgept.formats.regular_file import open_regular
+from edgept.formats.safetensors_strict import METADATA_KEY, Header, read_header, read_tensors
+from edgept.formats.strict_json import Json, parse_json
 from edgept.prompt import Prompt
-from edgept.reason import Reason
-from edgept.regular_file import open_regular
-from edgept.safetensors_strict import METADATA_KEY, Header, read_header, read_tensors
-from edgept.strict_json import Json, parse_json
 
 __all__ = [
     "FORMAT",

@@ -22,7 +22,11 @@ import numpy.typing as npt
 from edgept import __version__
 from edgept.bundle import Manifest
 from edgept.errors import IncompatibleError, InvalidFileError, UsageError
-from edgept.npy_file import read_npy
+from edgept.formats.npy_file import read_npy
+from edgept.formats.reason import Reason
+from edgept.formats.regular_file import open_regular
+from edgept.formats.safetensors_strict import METADATA_KEY, Header, read_header, read_tensors
+from edgept.formats.torch_checkpoint import read_torch_checkpoint
 from edgept.peft_folder import (
     CONFIG_NAME,
     WEIGHT_NAMES,
@@ -32,10 +36,6 @@ from edgept.peft_folder import (
 )
 from edgept.prompt import Prompt, check_fits
 from edgept.prompt_file import FORMAT, MAX_BYTES, MIN_BYTES, TENSOR_RANKS, finish_prompt
-from edgept.reason import Reason
-from edgept.regular_file import open_regular
-from edgept.safetensors_strict import METADATA_KEY, Header, read_header, read_tensors
-from edgept.torch_checkpoint import read_torch_checkpoint
 
 __all__ = ["bind", "load_prompt_source"]
 

@@ -218,13 +218,13 @@ def _forward(reference: Any, tokens: torch.Tensor, prompt: LoadedPrompt | None) 
     if prompt is None:
         return reference(input_ids=tokens, use_cache=True)
     if prompt.rows is None:
-        past = torch.from_numpy(np.asarray(prompt.kv, np.float32))[:, None]
+        past = torch.from_numpy(np.array(prompt.kv, np.float32))[:, None]
         cache = DynamicCache(list(zip(past[::2], past[1::2], strict=True)))
         mask = torch.ones(1, past.shape[3] + tokens.shape[1], dtype=torch.long)
         return reference(
             input_ids=tokens, attention_mask=mask, past_key_values=cache, use_cache=True
         )
-    rows = torch.from_numpy(np.asarray(prompt.rows, np.float32))[None]
+    rows = torch.from_numpy(np.array(prompt.rows, np.float32))[None]
     embeds = torch.cat([rows, reference.get_input_embeddings()(tokens)], dim=1)
     return reference(inputs_embeds=embeds, use_cache=True)
 
@@ -282,7 +282,7 @@ def _compare_inside(
         pieces = [first.rows, left, second.rows, right]
         embeds = torch.cat(
             [
-                torch.from_numpy(np.asarray(piece, np.float32))
+                torch.from_numpy(np.array(piece, np.float32))
                 if index % 2 == 0
                 else embed(torch.from_numpy(piece))
                 for index, piece in enumerate(pieces)

@@ -53,7 +53,8 @@ class LoadedPrompt:
 Part: TypeAlias = str | LoadedPrompt | Sequence[int]
 """A piece of a request: text, a prompt, or token ids."""
 
-Content: TypeAlias = str | Sequence[int] | Sequence[Part]
+# One Sequence, not a choice of two: type checkers then accept a list as it is written in a call.
+Content: TypeAlias = str | Sequence[int | Part]
 """A request: one text, token ids, or pieces of both with prompts anywhere among them."""
 
 

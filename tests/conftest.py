@@ -50,6 +50,19 @@ def tiny_model(kind: str) -> Any:
             max_position_embeddings=256,
             **common,
         ),
+        # windows shorter than the texts they are tried on, embeddings that are scaled
+        "gemma2": lambda: t.Gemma2Config(
+            hidden_size=64,
+            intermediate_size=128,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=16,
+            query_pre_attn_scalar=16,
+            max_position_embeddings=256,
+            sliding_window=16,
+            **common,
+        ),
         "gemma3": lambda: t.Gemma3TextConfig(
             hidden_size=64,
             intermediate_size=128,
@@ -58,7 +71,7 @@ def tiny_model(kind: str) -> Any:
             num_key_value_heads=2,
             head_dim=16,
             max_position_embeddings=256,
-            sliding_window=128,
+            sliding_window=16,
             **common,
         ),
         "gpt2": lambda: t.GPT2Config(n_layer=2, n_embd=64, n_head=4, n_positions=256, **common),

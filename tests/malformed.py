@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from edgept.reason import Reason
+from edgept.formats.reason import Reason
 
 Fields = dict[str, Any]
 

@@ -27,7 +27,8 @@ def base_model(folder: Path) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    return model.eval()
 
 
 @functools.cache
@@ -105,8 +106,12 @@ def _config(method: str, base: Path) -> Any:
     common: dict[str, Any] = {"task_type": "CAUSAL_LM", "num_virtual_tokens": 7}
     text = "A sad story about a dog."
     if method == "prompt_tuning":
-        init = {"prompt_tuning_init": "TEXT", "prompt_tuning_init_text": text}
-        return peft.PromptTuningConfig(**common, **init, tokenizer_name_or_path=str(base))
+        return peft.PromptTuningConfig(
+            **common,
+            prompt_tuning_init="TEXT",
+            prompt_tuning_init_text=text,
+            tokenizer_name_or_path=str(base),
+        )
     if method == "p_tuning":
         return peft.PromptEncoderConfig(**common, encoder_hidden_size=32)
     if method == "prefix_tuning":

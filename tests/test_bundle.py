@@ -290,12 +290,13 @@ def test_file_that_changed(name: str, folder: Path) -> None:
 def test_file_that_is_none(folder: Path, tmp_path: Path) -> None:
     manifest, path = read_manifest(folder), folder / "model.onnx"
     shutil.move(path, tmp_path / "elsewhere")
-    for make in (
+    makers: list[Callable[[], None]] = [
         lambda: path.symlink_to(tmp_path / "elsewhere"),
         lambda: path.symlink_to(path),
-        lambda: path.mkdir(),
+        path.mkdir,
         lambda: os.mkfifo(path),
-    ):
+    ]
+    for make in makers:
         make()
         with pytest.raises(UntrustedError, match="not a regular file"):
             check_files(folder, manifest)

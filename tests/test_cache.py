@@ -111,6 +111,35 @@ def test_ended_rows_stay_as_they_are() -> None:
     assert cache.lengths.tolist() == [3, 3]
 
 
+def test_ended_rows_of_a_growing_cache_do_not_count() -> None:
+    """Their positions would pass the model's last one."""
+    cache = make(False, 9, [past(2, 1), past(3, 2)])
+    assert cache.mask(1, np.array([False, True])).tolist() == [[0, 1, 1, 0], [1, 1, 1, 1]]
+    run(cache, np.stack([past(1, 8), past(1, 9)], axis=1))
+    np.testing.assert_array_equal(cache.held(0), past(2, 1))
+    np.testing.assert_array_equal(cache.held(1), np.concatenate([past(3, 2), past(1, 9)], axis=2))
+
+
+def test_columns_of_a_longer_row_that_has_ended_are_given_up() -> None:
+    """Some graphs have no column past the longest sequence, which the ended row has filled."""
+    cache = make(False, 6, [past(6, 1), past(2, 2), past(1, 3)])
+    assert isinstance(cache, GrowingCache)
+    expected = [past(2, 2), past(1, 3)]
+    running = np.array([False, True, True])
+    for step in range(4):
+        mask = cache.mask(1, running)
+        assert mask.shape[1] <= 6
+        assert mask[1:].sum(axis=1).tolist() == [3 + step, 2 + step]
+        new = np.stack([past(1, 30), past(1, 40 + step), past(1, 50 + step)], axis=1)
+        run(cache, new)
+        expected = [
+            np.concatenate([before, new[:, row]], axis=2)
+            for row, before in enumerate(expected, start=1)
+        ]
+        for row, held in enumerate(expected, start=1):
+            np.testing.assert_array_equal(cache.held(row), held)
+
+
 def test_join_makes_a_batch_of_single_rows(shared: bool) -> None:
     graph: Any = HostGraph()
     singles = [make(shared, 6, [past(tokens, tokens)]) for tokens in (2, 5, 1)]

@@ -116,7 +116,7 @@ def test_copied_keys_and_values_are_those_of_running_the_rows(
 
 def test_two_prompts_in_one_text(model: edgept.Model, prompts: list[edgept.LoadedPrompt]) -> None:
     first, second, third, prefix = prompts
-    content = [first, "Once upon", second, " a time"]
+    content: list[Any] = [first, "Once upon", second, " a time"]
     found = model.generate(content, max_new_tokens=COUNT)
     assert found.prompt == "rows-1"
     assert found.latency.virtual_tokens == 6 + 9
@@ -187,9 +187,10 @@ def test_prompt_stays_with_its_model(
     model: edgept.Model, prompts: list[edgept.LoadedPrompt], bundle_of: Callable[..., Path]
 ) -> None:
     again = edgept.load(model.bundle, threads=1, check_hashes=False)
-    for content, prompt in ((TEXT, prompts[0]), ([TEXT, prompts[1]], None)):
-        with pytest.raises(UsageError, match="another model"):
-            again.generate(content, prompt=prompt)
+    with pytest.raises(UsageError, match="another model"):
+        again.generate(TEXT, prompt=prompts[0])
+    with pytest.raises(UsageError, match="another model"):
+        again.generate([TEXT, prompts[1]])
 
 
 # How a generation ends
@@ -529,6 +530,21 @@ def test_rows_that_fill_their_sequence(
         model.generate_batch(requests, max_new_tokens=30, on_full="error")
 
 
+def test_rows_that_fill_a_sequence_of_learned_positions(bundle_of: Callable[..., Path]) -> None:
+    """GPT-Neo has a table of positions and a square mask: neither has a place past the last."""
+    model = edgept.load(bundle_of("gpt_neo"), threads=1)
+    longest = model.max_length
+    requests: list[tuple[Any, Any]] = [
+        ([5] * (longest - 3), None),
+        ([9, 8, 7], model.load_prompt(prompt_of(model, 1))),
+        ([6] * (longest - 20), None),
+        ([7] * longest, None),
+    ]
+    expected = alone(model, requests, max_new_tokens=30)
+    assert [row.finish_reason for row in expected] == ["full", "length", "full", "full"]
+    check_same(model.generate_batch(requests, max_new_tokens=30), expected)
+
+
 def test_batches_of_none_and_of_one(model: edgept.Model) -> None:
     assert model.generate_batch([]) == []
     one = model.generate_batch(iter([(TEXT, None)]), max_new_tokens=9)
@@ -763,17 +779,16 @@ def test_chat_ids_are_those_of_transformers(chat_bundle: Path) -> None:
     ]
     model = edgept.load(chat_bundle, threads=1)
     tokenizer: Any = AutoTokenizer.from_pretrained(chat_bundle)
-    for add in (True, False):
+    for add in (False, True):
         expected = tokenizer.apply_chat_template(
             messages, add_generation_prompt=add, return_dict=False
         )
-        (found,) = model.chat(messages, add_generation_prompt=add)
-        assert found == expected
+        assert model.chat(messages, add_generation_prompt=add) == [expected]
     assert expected[:2] != [1, 1]
     content = model.chat(messages)
     assert model._compose(content, None).ids.tolist()[:2] != [1, 1]
     result = model.generate(content, max_new_tokens=5)
-    assert result.token_ids == model.generate(content[0], max_new_tokens=5).token_ids
+    assert result.token_ids == model.generate(expected, max_new_tokens=5).token_ids
 
 
 def test_chat_with_prompts_inside_messages(chat_bundle: Path) -> None:

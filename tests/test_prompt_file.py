@@ -15,9 +15,9 @@ from safetensors import deserialize
 from safetensors.numpy import load_file, save_file
 
 from edgept.errors import InvalidFileError, UsageError
+from edgept.formats.reason import Reason
 from edgept.prompt import Prompt
 from edgept.prompt_file import MAX_VALUE_BYTES, parse_prompt, read_prompt, write_prompt
-from edgept.reason import Reason
 
 malformed: dict[str, Any] = runpy.run_path(str(Path(__file__).with_name("malformed.py")))
 CORPUS: dict[str, tuple[bytes, str]] = malformed["corpus"]()
@@ -156,11 +156,11 @@ def test_a_refusal_through_the_file_is_the_same(name: str, tmp_path: Path) -> No
 
 
 def test_every_reason_is_tested_and_documented() -> None:
-    import edgept.reason
+    import edgept.formats.reason
 
     of_the_file_system = {"file-is-link", "file-not-regular", "file-too-large", "file-changed"}
     assert {reason for _, reason in CORPUS.values()} | of_the_file_system == set(Reason)
-    page = (Path(edgept.reason.__file__).parent / "prompt_file.md").read_text()
+    page = (Path(edgept.prompt_file.__file__).parent / "prompt_file.md").read_text()
     documented = [line.split("`")[1] for line in page.splitlines() if line.startswith("| `")]
     assert [reason for reason in documented if reason in set(Reason)] == list(Reason)
     limits = [line.split("|") for line in page.splitlines() if line.startswith("| `")]
@@ -221,8 +221,8 @@ def test_a_file_over_the_limit_is_not_read(tmp_path: Path) -> None:
 
 
 def test_a_file_that_changes_while_it_is_read_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    from edgept.formats.safetensors_strict import read_header
     from edgept.prompt_file import finish_prompt
-    from edgept.safetensors_strict import read_header
 
     data: bytes = malformed["valid"]()
     for found in (data[:4], data[:50], data[:-1], data + b"x"):

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from edgept.errors import EdgeptError, InvalidFileError, UsageError
-from edgept.torch_checkpoint import parse_torch_checkpoint, read_torch_checkpoint
+from edgept.formats.torch_checkpoint import parse_torch_checkpoint, read_torch_checkpoint
 
 REAL = Path(__file__).parents[2] / "shared/data/bloomz-560m-prompt-adapter/adapter_model.bin"
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]

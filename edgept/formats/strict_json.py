@@ -8,7 +8,7 @@ import re
 from typing import NoReturn, TypeAlias
 
 from edgept.errors import InvalidFileError
-from edgept.reason import Reason
+from edgept.formats.reason import Reason
 
 __all__ = ["Json", "parse_json"]
 

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from edgept.errors import InvalidFileError
-from edgept.reason import Reason
-from edgept.strict_json import Json, parse_json
+from edgept.formats.reason import Reason
+from edgept.formats.strict_json import Json, parse_json
 
 __all__ = [
     "MAX_HEADER_BYTES",

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from edgept.errors import InvalidFileError
-from edgept.regular_file import open_regular
-from edgept.safetensors_strict import check_finite
+from edgept.formats.regular_file import open_regular
+from edgept.formats.safetensors_strict import check_finite
 
 __all__ = ["read_npy"]
 

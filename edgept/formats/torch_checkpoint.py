@@ -8,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from edgept.errors import InvalidFileError
-from edgept.regular_file import open_regular
-from edgept.safetensors_strict import check_finite
-from edgept.stored_zip import read_stored_zip
-from edgept.tensor_pickle import Storage, Tensor, interpret
+from edgept.formats.regular_file import open_regular
+from edgept.formats.safetensors_strict import check_finite
+from edgept.formats.stored_zip import read_stored_zip
+from edgept.formats.tensor_pickle import Storage, Tensor, interpret
 
 __all__ = ["parse_torch_checkpoint", "read_torch_checkpoint"]
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from io import BufferedReader
 
 from edgept.errors import InvalidFileError, UsageError
-from edgept.reason import Reason
+from edgept.formats.reason import Reason
 
 __all__ = ["open_regular"]
 
