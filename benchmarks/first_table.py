@@ -43,7 +43,7 @@ def edgept_rounds(bundle: Path, prompts: list[Path], threads: int) -> Iterator[R
         latency = model.generate(
             ids, prompt=loaded[turn % len(loaded)], max_new_tokens=NEW_TOKENS
         ).latency
-        if latency.tpot_ms is not None:
+        if latency.ttft_ms is not None and latency.tpot_ms is not None:
             yield latency.swap_ms, latency.ttft_ms, latency.tpot_ms
 
 

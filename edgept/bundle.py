@@ -51,12 +51,15 @@ class KVGeometry:
         head_dim: width of a head.
         shared_buffer: whether past and present may be one buffer that the graph extends in place
             (onnxruntime's GroupQueryAttention); where not, present is a new and longer tensor.
+        depends_on_length: whether a position's keys depend on the whole sequence's length (LongRoPE), so
+            that a prompt's cannot be computed before its text is known.
     """
 
     num_layers: int
     num_kv_heads: int
     head_dim: int
     shared_buffer: bool
+    depends_on_length: bool = False
 
 
 @dataclass(frozen=True)
@@ -134,6 +137,7 @@ class Manifest:
                 "kv.num_kv_heads": self.kv.num_kv_heads,
                 "kv.head_dim": self.kv.head_dim,
                 "kv.shared_buffer": int(self.kv.shared_buffer),
+                "kv.depends_on_length": int(self.kv.depends_on_length),
             }
         return {f"edgept.{name}": str(entry) for name, entry in entries.items()}
 
@@ -213,7 +217,10 @@ def _check_fields(manifest: Manifest, path: Path) -> None:
         and isinstance(manifest.opset, dict)
         and _is_list(list(manifest.opset.values()), int)
         and isinstance(manifest.parity, dict)
-        and (manifest.kv is None or type(manifest.kv.shared_buffer) is bool)
+        and (
+            manifest.kv is None
+            or {type(manifest.kv.shared_buffer), type(manifest.kv.depends_on_length)} == {bool}
+        )
         and _is_list([entry.size for entry in manifest.files.values()], int)
         and _is_list([entry.sha256 for entry in manifest.files.values()], str)
     )

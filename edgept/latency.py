@@ -16,9 +16,10 @@ class Latency:
         swap_ms: making the prompt the request's own: its keys and values into the cache.
         tokenize_ms: text to token ids.
         prefill_ms: one run over all of the input's tokens.
-        ttft_ms: time to first token, from the call, tokenisation included.
+        ttft_ms: time to first token, from the call, tokenisation included; None without one.
         tpot_ms: time per output token after the first; None with fewer than two.
-        total_ms: the call to its end, detokenisation included.
+        total_ms: the call to its end, detokenisation included; of a stream, without the time that its
+            reader takes between two pieces.
         virtual_tokens: of the prompts.
         input_tokens: of the text.
         new_tokens: generated, the end-of-text token included.
@@ -29,7 +30,7 @@ class Latency:
     swap_ms: float
     tokenize_ms: float
     prefill_ms: float
-    ttft_ms: float
+    ttft_ms: float | None
     tpot_ms: float | None
     total_ms: float
     virtual_tokens: int
@@ -43,10 +44,10 @@ class Latency:
 
     def __str__(self) -> str:
         rate = self.tokens_per_second
+        first = "" if self.ttft_ms is None else f" · first token {self.ttft_ms:.1f} ms"
         pace = "" if rate is None else f" · {self.tpot_ms:.2f} ms/token · {rate:.0f} tokens/s"
         return (
             f"load {self.load_ms:.0f} ms · prompt {self.prompt_ms:.2f} ms · swap {self.swap_ms:.3f} ms "
             f"· tokenize {self.tokenize_ms:.2f} ms · prefill {self.prefill_ms:.1f} ms "
-            f"({self.virtual_tokens} virtual + {self.input_tokens} tokens) · first token "
-            f"{self.ttft_ms:.1f} ms{pace} · {self.new_tokens} tokens in {self.total_ms:.0f} ms"
+            f"({self.virtual_tokens} virtual + {self.input_tokens} tokens){first}{pace} · {self.new_tokens} tokens in {self.total_ms:.0f} ms"
         )

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from edgept.bundle import Manifest
 from edgept.errors import IncompatibleError
 
-__all__ = ["Prompt", "check_fits"]
+__all__ = ["Prompt", "check_fits", "names_other_base"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +79,7 @@ def check_fits(prompt: Prompt, manifest: Manifest) -> None:
     if prompt.task != manifest.task:
         raise IncompatibleError(
             f"prompt {prompt.name!r} is for the task {prompt.task}, this bundle was exported for "
-            f"{manifest.task}. Export the model with --task {prompt.task}."
+            f"{manifest.task}, which is what this version runs. Train a prompt for {manifest.task}."
         )
     expected: dict[str, tuple[int | None, ...]] = {"prompt_embeds": (None, manifest.hidden_size)}
     if manifest.kv is not None:
@@ -120,13 +120,21 @@ def check_fits(prompt: Prompt, manifest: Manifest) -> None:
             f"allows {manifest.max_virtual_tokens}. Export again with --max-virtual-tokens "
             f"{prompt.num_virtual_tokens}."
         )
-    float_type = np.dtype(manifest.float_type)
     for name, tensor in prompt.tensors.items():
-        if float_type != tensor.dtype:
-            with np.errstate(over="ignore"):
-                finite = bool(np.isfinite(tensor.astype(float_type)).all())
-            if not finite:
-                raise IncompatibleError(
-                    f"prompt {prompt.name!r}: {name} holds values that are not finite in the "
-                    f"bundle's {manifest.float_type}. Export the model in fp32, or retrain."
-                )
+        with np.errstate(over="ignore"):
+            finite = bool(np.isfinite(tensor.astype(manifest.float_type)).all())
+        if not finite:
+            raise IncompatibleError(
+                f"prompt {prompt.name!r}: {name} holds values that are not finite in the bundle's "
+                f"{manifest.float_type}. Export the model in fp32, or retrain."
+            )
+
+
+def names_other_base(prompt: Prompt, manifest: Manifest) -> bool:
+    """Whether an unbound prompt's training tool recorded a model of another name than the bundle's.
+
+    Names prove nothing, so this is for a warning: a bound prompt is told by its fingerprint.
+    """
+    if prompt.fingerprint is not None or not prompt.base_model:
+        return False
+    return prompt.base_model.rstrip("/").rsplit("/", 1)[-1] != manifest.source

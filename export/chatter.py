@@ -26,8 +26,11 @@ def logged() -> Iterator[Path]:
     Raises:
         ExportError: whatever failed inside, with the log's path.
     """
-    descriptor, name = tempfile.mkstemp(prefix="edgept-", suffix=".log")
+    created, name = tempfile.mkstemp(prefix="edgept-", suffix=".log")
+    os.close(created)
     log = Path(name)
+    # appending, since a child process that we start writes to the same file
+    descriptor = os.open(log, os.O_WRONLY | os.O_APPEND)
     sys.stdout.flush()
     sys.stderr.flush()
     saved = os.dup(1), os.dup(2)

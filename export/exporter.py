@@ -16,7 +16,7 @@ from transformers import AutoTokenizer
 from edgept import __version__
 from edgept.atomic import atomic_folder
 from edgept.bundle import MANIFEST_NAME, BundleFile, KVGeometry, Manifest, hash_file
-from edgept.errors import UsageError
+from edgept.errors import ExportError, UsageError
 from edgept.export import llm_builder
 from edgept.export.chatter import logged
 from edgept.export.fingerprint import fingerprint
@@ -47,6 +47,15 @@ _PROVIDERS = {
 }
 _MIN_ONNXRUNTIME = "1.23.0"
 _MAX_VIRTUAL_TOKENS = 1024
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "vocab.json",
+    "vocab.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+)
 
 
 @dataclass(frozen=True)
@@ -190,11 +199,23 @@ def _add_prompt_input(graph: ir.Graph, embedding: Any) -> None:
 
 def _save_tokenizer(source: ModelSource, folder: Path) -> None:
     """Save the tokenizer where the model has one; without, the bundle takes token ids only."""
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source.location, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, ImportError):
+    if not any((source.folder / name).is_file() for name in _TOKENIZER_FILES):
         return
-    tokenizer.save_pretrained(folder)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source.folder, trust_remote_code=False)
+        # templates inside tokenizer_config.json, where there may be several; a bundle has no folders
+        tokenizer.save_pretrained(folder, save_jinja_files=False)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise ExportError(
+            f"the tokenizer of {source.location} could not be loaded: {error}. Install what it asks for, "
+            "or remove its files to export a bundle that takes token ids only."
+        ) from error
+    if not (folder / "tokenizer.json").is_file():
+        raise ExportError(
+            f"the tokenizer of {source.location} has no tokenizer.json, which the device reads, and "
+            "transformers made none. Convert it to a fast tokenizer, or remove its files to export a "
+            "bundle that takes token ids only."
+        )
 
 
 def _describe(

@@ -8,23 +8,26 @@ import torch
 
 __all__ = ["fingerprint"]
 
-# What decides a computation besides the weights, under transformers' standard names.
-_CONFIG_FIELDS = (
-    "model_type",
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "head_dim",
-    "vocab_size",
-    "hidden_act",
-    "max_position_embeddings",
-    "rms_norm_eps",
-    "layer_norm_eps",
-    "layer_norm_epsilon",
-    "sliding_window",
-)
+# Settings that say nothing about what the frozen model computes. All others count, so that a setting
+# which nobody has thought of makes two models differ rather than agree.
+_IGNORED = {
+    "_name_or_path",
+    "architectures",
+    "attn_implementation",
+    "auto_map",
+    "dtype",
+    "gradient_checkpointing",
+    "id2label",
+    "initializer_range",
+    "label2id",
+    "pretraining_tp",
+    "problem_type",
+    "task_specific_params",
+    "torch_dtype",
+    "transformers_version",
+    "use_cache",
+}
+_IGNORED_ENDINGS = ("_token_id", "dropout", "_pdrop")
 
 
 def fingerprint(model: Any) -> str:
@@ -32,8 +35,9 @@ def fingerprint(model: Any) -> str:
 
     It is the same for a checkpoint saved in float32, or in bfloat16 or float16 and loaded from
     there, for sharded and single files, and whatever an export quantises to. Weights count by
-    shape and value and not by name, since transformers renames them between versions; a tensor
-    that is tied counts once.
+    their place in the model, shape and value and not by name, since transformers renames them
+    between versions; a tensor that is tied counts once. Of the configuration, what differs from
+    the architecture's defaults counts, without token ids, dropout and the like.
 
     Args:
         model: a transformers model with its weights as loaded.
@@ -42,13 +46,15 @@ def fingerprint(model: Any) -> str:
         64 hex digits.
     """
     config = model.config.get_text_config()
-    identity = {name: getattr(config, name, None) for name in _CONFIG_FIELDS}
-    rope = getattr(config, "rope_parameters", None) or {}
-    identity["rope"] = {key: rope[key] for key in sorted(rope)}
-    digest = hashlib.sha256(
-        json.dumps(identity, sort_keys=True, separators=(",", ":"), default=str).encode()
-    )
-    for weight in sorted(_weight_digests(model)):
+    identity = {
+        name: value
+        for name, value in config.to_diff_dict().items()
+        if name not in _IGNORED and not name.endswith(_IGNORED_ENDINGS)
+    }
+    identity["model_type"] = config.model_type
+    text = json.dumps(identity, sort_keys=True, separators=(",", ":"), default=str)
+    digest = hashlib.sha256(text.encode())
+    for weight in _weight_digests(model):
         digest.update(weight)
     return digest.hexdigest()
 

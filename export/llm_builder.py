@@ -77,8 +77,14 @@ def build(
     options = ["--extra_options", "windowed_kv_cache=false"]
     if precision in ("int4", "int8"):
         options += [f"accuracy_level={4 if target == 'cpu' else 0}", "block_size=32"]
-    where = ["-i", source.location] if Path(source.location).is_dir() else ["-m", source.location]
-    command = [sys.executable, "-m", "onnxruntime_genai.models.builder", *where]
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "onnxruntime_genai.models.builder",
+        "-i",
+        str(source.folder),
+    ]
     command += ["-o", str(folder), "-p", precision, "-e", _PROVIDERS[target], "-c", str(cache)]
     with log.open("ab") as output:
         return subprocess.Popen(  # noqa: S603 - our own interpreter, no shell

@@ -23,6 +23,7 @@ class ModelSource:
 
     Attributes:
         location: local folder or hub id, as the user gave it.
+        folder: where its files are: the local folder, or the hub's snapshot in the cache.
         config: the transformers configuration.
         architecture: class that the checkpoint was saved from.
         task: transformers' name of the task to export for.
@@ -30,6 +31,7 @@ class ModelSource:
     """
 
     location: str
+    folder: Path
     config: Any
     architecture: str
     task: str
@@ -67,8 +69,9 @@ def find_model(location: str, task: str | None = None) -> ModelSource:
             f"{location} holds no config.json, so it is not a transformers model folder. Give the folder "
             "that save_pretrained wrote, or a hub id."
         )
+    folder = Path(location) if Path(location).is_dir() else _download(location)
     try:
-        config = AutoConfig.from_pretrained(location, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         raise UsageError(
@@ -83,10 +86,29 @@ def find_model(location: str, task: str | None = None) -> ModelSource:
     architecture = (getattr(config, "architectures", None) or ["unknown"])[0]
     task = _find_task(config, architecture, task)
     try:
-        generation = GenerationConfig.from_pretrained(location)
+        generation = GenerationConfig.from_pretrained(folder)
     except OSError:
         generation = GenerationConfig.from_model_config(config)
-    return ModelSource(location, config, architecture, task, generation)
+    return ModelSource(location, folder, config, architecture, task, generation)
+
+
+def _download(hub_id: str) -> Path:
+    """Fetch a model from the hub once, so that everything after reads the same files."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    texts = ["*.json", "*.txt", "*.model", "*.jinja"]
+    try:
+        folder = Path(snapshot_download(hub_id, allow_patterns=[*texts, "*.safetensors"]))
+        if not any(folder.glob("*.safetensors")):
+            folder = Path(snapshot_download(hub_id, allow_patterns=[*texts, "*.bin"]))
+    except (OSError, ValueError, HfHubHTTPError, HFValidationError) as error:
+        first_line = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        raise UsageError(
+            f"there is no folder {hub_id!r}, and as a hub id it could not be fetched: {first_line}. Check "
+            "the path, or the id, the network and your access ('hf auth login')."
+        ) from error
+    return folder
 
 
 def _find_task(config: Any, architecture: str, task: str | None) -> str:
@@ -137,7 +159,7 @@ def load_frozen(source: ModelSource, dtype: torch.dtype = torch.float32) -> Any:
     """
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            source.location, dtype=dtype, trust_remote_code=False, output_loading_info=True
+            source.folder, dtype=dtype, trust_remote_code=False, output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ExportError(

@@ -49,7 +49,19 @@ def probe_kv(model: Any, *, shared_buffer: bool) -> KVGeometry:
             "version exports models whose layers are alike."
         )
     _, num_kv_heads, _, head_dim = shapes.pop()
-    return KVGeometry(len(cache.layers), num_kv_heads, head_dim, shared_buffer)
+    return KVGeometry(
+        len(cache.layers),
+        num_kv_heads,
+        head_dim,
+        shared_buffer,
+        depends_on_length=_rope_types(model.config) & {"dynamic", "longrope"} != set(),
+    )
+
+
+def _rope_types(config: Any) -> set[str]:
+    rope = getattr(config.get_text_config(), "rope_parameters", None) or {}
+    kinds = [rope, *(item for item in rope.values() if isinstance(item, dict))]
+    return {str(item["rope_type"]) for item in kinds if "rope_type" in item}
 
 
 class PromptedDecoder(nn.Module):
@@ -118,6 +130,12 @@ def export_decoder(model: Any, kv: KVGeometry) -> ir.Model:
     Raises:
         ExportError: torch cannot trace the model, or fixed a dimension that must be free.
     """
+    if kv.depends_on_length:
+        raise ExportError(
+            f"{type(model).__name__} rotates by the length of the sequence ({_rope_types(model.config)}), "
+            "which torch.onnx fixes to that of its example. This version exports such models only where "
+            "onnxruntime-genai's builder does."
+        )
     decoder = PromptedDecoder(model).eval()
     dtype = decoder.embedding.weight.dtype
     batch, sequence, past = 2, 3, 5

@@ -82,11 +82,17 @@ def _against_peft(
     base: Any, runtime: Model, prompt: LoadedPrompt, folder: Path, task_index: int | None
 ) -> Parity:
     import peft
+    from transformers import GenerationConfig
 
     try:
         model: Any = peft.PeftModel.from_pretrained(base, str(folder)).eval()
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise ExportError(f"peft {peft.__version__} could not load {folder}: {error}") from error
+    # The model's own generation settings (Qwen's repetition penalty, say) are left out: they are choices
+    # of a request here, and what is compared is the model under the prompt.
+    eos = runtime.manifest.eos_token_ids
+    settings: Any = GenerationConfig
+    plain = settings(do_sample=False, eos_token_id=eos or None, pad_token_id=eos[0] if eos else 0)
     extra = {} if task_index is None else {"task_ids": torch.tensor([task_index])}
 
     def logits(ids: Any) -> Any:
@@ -101,8 +107,8 @@ def _against_peft(
             output = model.generate(
                 input_ids=tokens,
                 attention_mask=torch.ones_like(tokens),
+                generation_config=plain,
                 max_new_tokens=count,
-                do_sample=False,
                 return_dict_in_generate=True,
                 output_scores=True,
                 **extra,

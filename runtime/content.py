@@ -23,14 +23,15 @@ class LoadedPrompt:
         rows: (num_virtual_tokens, hidden) in the graph's float type; None for a prompt that is
             keys and values only (prefix tuning).
         kv: (2 · layers, kv_heads, num_virtual_tokens, head_dim), key and value of each layer in
-            turn: computed once from the rows, or the prompt itself.
+            turn: computed once from the rows, or the prompt itself; None where the model's keys depend
+            on the length of the text, so that the rows are run with every request.
         load_ms: time from file to here.
         model: the model that it is resident on.
     """
 
     prompt: Prompt
     rows: npt.NDArray[Any] | None
-    kv: npt.NDArray[Any]
+    kv: npt.NDArray[Any] | None
     load_ms: float
     model: object
 
@@ -47,7 +48,7 @@ class LoadedPrompt:
     @property
     def nbytes(self) -> int:
         """Memory that being resident costs: its rows and its keys and values, in bytes."""
-        return (0 if self.rows is None else self.rows.nbytes) + self.kv.nbytes
+        return sum(array.nbytes for array in (self.rows, self.kv) if array is not None)
 
 
 Part: TypeAlias = str | LoadedPrompt | Sequence[int]
@@ -124,7 +125,8 @@ def compose(
             _check_resident(part, model)
             virtual_tokens += part.num_virtual_tokens
             # With nothing behind it there is no token to run, so its rows are run instead.
-            if position == 0 and not (only_prompts and len(parts) == 1):
+            runs_alone = only_prompts and len(parts) == 1
+            if position == 0 and part.kv is not None and not runs_alone:
                 prefix = part
             elif part.rows is None:
                 raise UsageError(
@@ -160,6 +162,11 @@ def _parts(content: Content) -> list[Part]:
             f"a request is a text, a list of token ids, or a list of texts, prompts and lists of ids; "
             f"found a {type(content).__name__}. Put it in a list, or decode it."
         )
+    if isinstance(content, np.ndarray) and content.ndim != 1:
+        raise UsageError(
+            f"token ids have shape {content.shape}, expected one row. Pass batch[0], or all rows to "
+            "generate_batch."
+        )
     ids: list[int] = []
     items: list[Part] = []
     for item in content:
@@ -184,13 +191,15 @@ def _check_resident(prompt: LoadedPrompt, model: object) -> None:
 
 
 def _checked_ids(part: Sequence[int], vocab_size: int) -> list[int]:
-    try:
-        ids = [int(item) for item in part]
-    except (TypeError, ValueError) as error:
+    if not isinstance(part, (Sequence, np.ndarray)) or not all(
+        isinstance(item, (int, np.integer)) for item in part
+    ):
         raise UsageError(
-            f"a request holds {type(part).__name__}; expected texts, loaded prompts (from "
-            "model.load_prompt) and lists of token ids."
-        ) from error
+            f"a request holds {str(part)[:60]!r} ({type(part).__name__}); expected texts, loaded prompts "
+            "(from model.load_prompt) and flat lists of whole token ids. One row of a batch is a request: "
+            "pass batch[0], or all rows to generate_batch."
+        )
+    ids = [int(item) for item in part]
     wrong = [item for item in ids if not 0 <= item < vocab_size]
     if wrong:
         raise UsageError(

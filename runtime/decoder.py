@@ -27,7 +27,6 @@ class Decoder:
             raise AssertionError("a decoder-only bundle has a cache; checked when it was opened")
         self._graph, self._kv = graph, manifest.kv
         self.max_length = max_length
-        self._vocab_size = manifest.vocab_size
         layers = range(manifest.kv.num_layers)
         kinds = ("key", "value")
         self._past = [f"past_key_values.{layer}.{kind}" for layer in layers for kind in kinds]

@@ -82,7 +82,7 @@ class _Row:
     ) -> None:
         self._limits, self._room = limits, room
         self._sampler = Sampler(sampling, request.ids.tolist())
-        self._decoder = None if tokenizer is None else tokenizer.stream()
+        self._text = None if tokenizer is None else tokenizer.stream()
         self._stops = StopStrings(limits.stop)
         self._eos = limits.eos_token_ids
         if limits.stop and tokenizer is None:
@@ -98,8 +98,8 @@ class _Row:
         piece, stopped = "", False
         if token in self._eos:
             self.reason = "eos"
-        elif self._decoder is not None:
-            piece, stopped = self._stops.push(self._decoder.push(token))
+        elif self._text is not None:
+            piece, stopped = self._stops.push(self._text.push(token))
         if stopped:
             self.reason = "stop"
         elif self.reason is None and len(self.token_ids) >= self._limits.max_new_tokens:
@@ -125,9 +125,9 @@ class _Row:
         return self._emit(self._rest())
 
     def _rest(self) -> str:
-        if self.reason is None or self.reason == "stop" or self._decoder is None:
+        if self.reason is None or self.reason == "stop" or self._text is None:
             return ""
-        piece, stopped = self._stops.push(self._decoder.finish())
+        piece, stopped = self._stops.push(self._text.finish())
         if stopped:
             self.reason = "stop"
             return piece
@@ -161,17 +161,23 @@ class GenerationStream(Iterator[str]):
     ) -> None:
         self.result: Generation | None = None
         self._decoder, self._request = decoder, request
-        self._load_ms, self._tokenize_ms, self._started = load_ms, tokenize_ms, started
+        self._load_ms, self._tokenize_ms = load_ms, tokenize_ms
         room = decoder.max_length - request.length
         self._row = _Row(request, sampling, limits, room, tokenizer)
         self._capacity = request.length + min(limits.max_new_tokens, room)
         self._cache: Cache | None = None
         self._swap_ms = self._prefill_ms = 0.0
-        self._first = self._last = 0.0
+        # seconds inside this stream: what its reader does between two pieces is not the model's time
+        self._spent = time.perf_counter() - started
+        self._first: float | None = None
 
     def __next__(self) -> str:
         while self._row.reason is None:
+            begin = time.perf_counter()
             piece = self._step()
+            self._spent += time.perf_counter() - begin
+            if len(self._row.token_ids) == 1:
+                self._first = self._spent
             if self._row.reason is not None:
                 self._finish()
             if piece:
@@ -200,11 +206,7 @@ class GenerationStream(Iterator[str]):
             self._prefill_ms = (time.perf_counter() - swapped) * 1e3
         else:
             logits = self._decoder.step(self._cache, [self._row.token_ids[-1]])
-        piece = self._row.push(logits[0, -1])
-        self._last = time.perf_counter()
-        if len(self._row.token_ids) == 1:
-            self._first = self._last
-        return piece
+        return self._row.push(logits[0, -1])
 
     def _finish(self) -> None:
         self._cache = None
@@ -215,9 +217,13 @@ class GenerationStream(Iterator[str]):
             swap_ms=self._swap_ms,
             tokenize_ms=self._tokenize_ms,
             prefill_ms=self._prefill_ms,
-            ttft_ms=max(0.0, (self._first - self._started) * 1e3),
-            tpot_ms=(self._last - self._first) * 1e3 / (count - 1) if count > 1 else None,
-            total_ms=(time.perf_counter() - self._started) * 1e3,
+            ttft_ms=None if self._first is None else self._first * 1e3,
+            tpot_ms=(
+                (self._spent - self._first) * 1e3 / (count - 1)
+                if self._first is not None and count > 1
+                else None
+            ),
+            total_ms=self._spent * 1e3,
             virtual_tokens=request.virtual_tokens,
             input_tokens=request.text_tokens,
             new_tokens=count,
@@ -279,6 +285,7 @@ def generate_rows(
     )
     capacity = min(longest + count, decoder.max_length)
     cache = decoder.join(caches, capacity)
+    caches.clear()  # the batch holds copies
     lasts = [first for _, _, first in firsts]
     while any(row.reason is None for row in rows):
         running = np.array([row.reason is None for row in rows])

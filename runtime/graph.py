@@ -67,6 +67,8 @@ class Graph:
             raise UsageError(
                 f"threads is {threads}, expected 1 to {most}, or None for every core ({cores} here)."
             )
+        if isinstance(providers, str):
+            providers = [providers]
         wanted = list(providers or manifest.providers)
         available = self._ort.get_available_providers()
         lacking = [name for name in wanted if name not in available]
@@ -88,6 +90,12 @@ class Graph:
             ) from error
         _check_metadata(path, self._session.get_modelmeta().custom_metadata_map, manifest)
         self.providers: list[str] = self._session.get_providers()
+        if self.providers[0] != wanted[0]:
+            raise EdgeptError(
+                f"onnxruntime lists {wanted[0]} but could not start it, and would run on "
+                f"{self.providers[0]}. 'edgept doctor' says what it lacks; to run there all the same, "
+                f"choose it (--provider {self.providers[0]})."
+            )
         self.float_type = np.dtype(manifest.float_type)
         logits = next(item for item in self._session.get_outputs() if item.name == "logits")
         self.vocab_logits = int(logits.shape[-1])

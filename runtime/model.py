@@ -25,9 +25,10 @@ from edgept.runtime.graph_guard import check_graph
 from edgept.runtime.sampling import Sampling
 from edgept.runtime.text import Tokenizer
 
-__all__ = ["Model", "load"]
+__all__ = ["PERPLEXITY_WINDOW", "Model", "load"]
 
 _DEFAULT_NEW_TOKENS = 256
+PERPLEXITY_WINDOW = 512
 
 
 def load(
@@ -159,11 +160,15 @@ class Model:
         rows, kv = None, None
         if "prompt_embeds" in prompt.tensors:
             rows = np.ascontiguousarray(prompt.tensors["prompt_embeds"], self._graph.float_type)
-            kv = self._keys_and_values(rows)
+            if self.manifest.kv is not None and not self.manifest.kv.depends_on_length:
+                kv = self._keys_and_values(rows)
         else:
             stored = prompt.tensors["prompt_kv"]  # (layers, 2, kv_heads, virtual tokens, head_dim)
             flat = stored.reshape(-1, *stored.shape[2:])
             kv = np.ascontiguousarray(flat, self._graph.float_type)
+        for array in (rows, kv):
+            if array is not None:
+                array.flags.writeable = False
         return LoadedPrompt(prompt, rows, kv, (time.perf_counter() - started) * 1e3, self)
 
     def generate(
@@ -324,13 +329,14 @@ class Model:
         return logits
 
     def perplexity(self, text: str, *, prompt: LoadedPrompt | None = None) -> float:
-        """Perplexity of a text, in windows of the longest sequence; the first token is given.
+        """Perplexity of a text, in windows of at most 512 tokens, each with its first token given.
 
         Raises:
             UsageError: the text has fewer than two tokens, or the bundle has no tokenizer.
         """
         ids = self._compose(text, None).ids
-        window = self.max_length - (prompt.num_virtual_tokens if prompt else 0)
+        room = self.max_length - (prompt.num_virtual_tokens if prompt else 0)
+        window = min(room, PERPLEXITY_WINDOW)
         losses: list[npt.NDArray[np.float64]] = []
         for begin in range(0, len(ids) - 1, window):
             chunk = ids[begin : begin + window]
@@ -350,6 +356,7 @@ class Model:
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
         add_generation_prompt: bool = True,
+        **variables: Any,
     ) -> Content:
         """Render messages with the bundle's chat template; pass the result to `generate`.
 
@@ -358,6 +365,7 @@ class Model:
                 prompts among its texts, and they stand exactly there.
             tools: what the template offers the model to call.
             add_generation_prompt: end where the assistant's turn begins.
+            **variables: that the template knows, `enable_thinking=False`.
 
         Raises:
             UsageError: the bundle has no chat template, or the template refuses the messages.
@@ -366,7 +374,7 @@ class Model:
         if self.tokenizer is None:
             raise UsageError("chat needs a tokenizer, and this bundle has none.")
         rendered = self._chat_template.render_parts(
-            messages, tools=tools, add_generation_prompt=add_generation_prompt
+            messages, tools=tools, add_generation_prompt=add_generation_prompt, **variables
         )
         tokenizer = self.tokenizer
         parts: list[list[int] | LoadedPrompt] = []
@@ -402,7 +410,7 @@ class Model:
         on_full: Literal["stop", "error"],
         cancel: threading.Event | None,
     ) -> Limits:
-        stops = (stop,) if isinstance(stop, str) else tuple(stop)
+        stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
         eos = frozenset(self.manifest.eos_token_ids)
         return Limits(max_new_tokens, stops, eos, on_full, cancel)
 

@@ -168,7 +168,11 @@ def test_inspect_says_which_bundles_it_fits(
 
 def test_export_writes_both_forms(bundle: Path, source: Path, tmp_path: Path) -> None:
     adapter, folder = tmp_path / "s.onnx_adapter", tmp_path / "peft"
-    assert run("export", source, "--format", "onnx-adapter", "-o", adapter).exit_code == 0
+    # nothing in an adapter says what model it is for, so it is made for a bundle that it fits
+    orphan = run("export", source, "--format", "onnx-adapter", "-o", adapter)
+    assert isinstance(orphan.exception, UsageError)
+    made = run("export", source, "--format", "onnx-adapter", "-o", adapter, "-b", bundle)
+    assert made.exit_code == 0
     assert adapter.stat().st_size > ROWS.nbytes
     result = run("export", source, "--format", "peft", "-o", folder, "-b", bundle)
     assert result.exit_code == 0
@@ -176,7 +180,7 @@ def test_export_writes_both_forms(bundle: Path, source: Path, tmp_path: Path) ->
     np.testing.assert_array_equal(back.tensors["prompt_embeds"], ROWS)
     assert back.base_model == "tiny-llama"
     for form, out in [("onnx-adapter", adapter), ("peft", folder)]:
-        arguments = ["export", source, "--format", form, "-o", out]
+        arguments = ["export", source, "--format", form, "-o", out, "-b", bundle]
         assert isinstance(run(*arguments).exception, UsageError)
         assert run(*arguments, "--force").exit_code == 0
 

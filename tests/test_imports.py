@@ -18,17 +18,19 @@ from edgept.bundle import BundleFile, KVGeometry, Manifest, hash_file
 
 ROOT = Path(__file__).resolve().parents[1]
 WORKSTATION = {"torch", "transformers", "onnx", "onnx_ir", "onnxscript", "optimum", "peft"}
-# Put before a program, it makes a machine without onnxruntime out of this one.
-NO_ONNXRUNTIME = """
+# Put before a program, it makes a machine without these packages out of this one.
+ABSENT = """
 import sys
 
 class Absent:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0].startswith("onnxruntime"):
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+        if name.partition(".")[0] in {absent}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
 
 sys.meta_path.insert(0, Absent())
 """
+NO_ONNXRUNTIME = ABSENT.format(absent={"onnxruntime", "onnxruntime_genai"})
+NO_WORKSTATION = ABSENT.format(absent=WORKSTATION)
 # A whole model: y = x + x over float [1], opset 13.
 ADD = bytes.fromhex(
     "08083a350a0e0a01780a017812017922034164641201675a0f0a0178120a0a08080112040a020801620f0a0179120a0a"
@@ -141,10 +143,9 @@ def prompt(tmp_path: Path) -> Path:
     return path
 
 
-def without_onnxruntime(*arguments: object) -> "subprocess.CompletedProcess[str]":
-    """Run edgept where there is no onnxruntime."""
-    code = f"{NO_ONNXRUNTIME}\nfrom edgept.cli import main\nmain(prog_name='edgept')"
-    return python(code, *arguments)
+def command_line(absent: str, *arguments: object) -> "subprocess.CompletedProcess[str]":
+    """Run edgept where something is not installed."""
+    return python(f"{absent}\nfrom edgept.cli import main\nmain(prog_name='edgept')", *arguments)
 
 
 def test_load_without_onnxruntime_names_what_to_install(bundle: Path) -> None:
@@ -163,7 +164,7 @@ def test_load_without_onnxruntime_names_what_to_install(bundle: Path) -> None:
 
 
 def test_run_without_onnxruntime_is_one_line(bundle: Path, prompt: Path) -> None:
-    shown = without_onnxruntime("run", "-b", bundle, "--prompt", prompt, "text")
+    shown = command_line(NO_ONNXRUNTIME, "run", "-b", bundle, "--prompt", prompt, "text")
     assert shown.returncode == 1
     assert shown.stdout == ""
     (line,) = shown.stderr.splitlines()
@@ -172,20 +173,31 @@ def test_run_without_onnxruntime_is_one_line(bundle: Path, prompt: Path) -> None
 
 
 def test_inspect_and_pack_need_no_onnxruntime(bundle: Path, prompt: Path, tmp_path: Path) -> None:
-    shown = without_onnxruntime("prompt", "inspect", prompt, "--json")
+    shown = command_line(NO_ONNXRUNTIME, "prompt", "inspect", prompt, "--json")
     assert shown.returncode == 0, shown.stderr
     assert json.loads(shown.stdout)["virtual_tokens"] == 2
     rows = tmp_path / "rows.npy"
     np.save(rows, np.ones((3, 4), np.float32))
     packed = tmp_path / "packed.safetensors"
-    shown = without_onnxruntime("prompt", "pack", rows, "-b", bundle, "-o", packed)
+    shown = command_line(NO_ONNXRUNTIME, "prompt", "pack", rows, "-b", bundle, "-o", packed)
     assert shown.returncode == 0, shown.stderr
     assert edgept.read_prompt(packed).fingerprint == "ab" * 32
 
 
 def test_help_without_onnxruntime() -> None:
-    shown = without_onnxruntime("-h")
+    shown = command_line(NO_ONNXRUNTIME, "-h")
     assert shown.returncode == 0, shown.stderr
+
+
+@pytest.mark.parametrize("words", [["export", "org/model"], ["verify", "--model", "org/model"]])
+def test_what_a_workstation_does_names_its_extra(words: list[str], bundle: Path) -> None:
+    place = ["-o", bundle.parent / "new"] if words[0] == "export" else ["-b", bundle]
+    shown = command_line(NO_WORKSTATION, *words, *place)
+    assert shown.returncode == 1
+    (line,) = shown.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert "pip install 'edgept[cpu,export]'" in line
+    assert not (bundle.parent / "new").exists()
 
 
 def sources(folder: str) -> list[Path]:

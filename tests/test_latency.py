@@ -67,9 +67,11 @@ def test_phases_of_a_request_add_up(model: edgept.Model, prompt: edgept.LoadedPr
     assert found.load_ms == model.load_ms > 0
     assert found.prompt_ms == prompt.load_ms > 0
     assert min(found.swap_ms, found.tokenize_ms, found.prefill_ms) > 0
+    assert found.ttft_ms is not None
     assert found.tokenize_ms + found.swap_ms + found.prefill_ms <= found.ttft_ms
     assert found.tpot_ms is not None
-    assert found.ttft_ms + found.tpot_ms * 19 <= found.total_ms <= elapsed_ms
+    assert found.ttft_ms + found.tpot_ms * 19 == pytest.approx(found.total_ms)
+    assert found.total_ms <= elapsed_ms
     assert (found.virtual_tokens, found.new_tokens) == (5, 20)
     assert model.tokenizer is not None
     assert found.input_tokens == len(model.tokenizer.encode(TEXT, special_tokens=True))
@@ -81,15 +83,20 @@ def test_without_a_prompt(model: edgept.Model) -> None:
     assert (found.tpot_ms, found.tokens_per_second, found.new_tokens) == (None, None, 1)
 
 
-def test_first_token_counts_from_the_call(model: edgept.Model) -> None:
-    """A stream that is read late was still asked for early."""
-    stream = model.stream(TEXT, max_new_tokens=3)
-    time.sleep(0.05)
+def test_a_slow_reader_is_not_a_slow_model(model: edgept.Model) -> None:
+    before = time.perf_counter()
+    stream = model.stream(TEXT, max_new_tokens=8)
+    time.sleep(0.1)
+    pieces = 0
     for _ in stream:
-        pass
+        pieces += 1
+        time.sleep(0.1)
+    elapsed_ms = (time.perf_counter() - before) * 1e3
     assert stream.result is not None
-    assert stream.result.latency.ttft_ms >= 50
-    assert stream.result.latency.prefill_ms < stream.result.latency.ttft_ms
+    found = stream.result.latency
+    assert found.ttft_ms is not None
+    assert found.prefill_ms < found.ttft_ms < found.total_ms
+    assert found.total_ms <= elapsed_ms - 100 * (pieces + 1)
 
 
 def test_closed_before_its_first_token(model: edgept.Model) -> None:
@@ -97,7 +104,7 @@ def test_closed_before_its_first_token(model: edgept.Model) -> None:
     stream.close()
     assert stream.result is not None
     found = stream.result.latency
-    assert (found.new_tokens, found.ttft_ms, found.prefill_ms, found.tpot_ms) == (0, 0, 0, None)
+    assert (found.new_tokens, found.ttft_ms, found.prefill_ms, found.tpot_ms) == (0, None, 0, None)
 
 
 def test_rows_of_a_batch(model: edgept.Model, prompt: edgept.LoadedPrompt) -> None:
@@ -105,12 +112,12 @@ def test_rows_of_a_batch(model: edgept.Model, prompt: edgept.LoadedPrompt) -> No
     rows = model.generate_batch([(TEXT, prompt), ([5, 6], None), (TEXT, None)], max_new_tokens=10)
     elapsed_ms = (time.perf_counter() - before) * 1e3
     latencies = [row.latency for row in rows]
-    # each row is prefilled after the one before it
-    assert latencies[0].ttft_ms < latencies[1].ttft_ms < latencies[2].ttft_ms
+    firsts = [found.ttft_ms or 0.0 for found in latencies]
+    assert sorted(firsts) == firsts  # each row is prefilled after the one before it
     assert len({found.total_ms for found in latencies}) == 1
     for found in latencies:
         assert found.tpot_ms is not None
         assert found.tpot_ms > 0
-        assert found.ttft_ms < found.total_ms <= elapsed_ms
+        assert 0 < (found.ttft_ms or 0.0) < found.total_ms <= elapsed_ms
     assert [found.virtual_tokens for found in latencies] == [5, 0, 0]
     assert [found.input_tokens for found in latencies[1:2]] == [2]

@@ -61,9 +61,9 @@ class Built:
 def tree(folder: str) -> set[str]:
     """The files of a folder, links not followed, bytecode left out."""
     found = set()
-    for place, folders, names in os.walk(ROOT / folder):
-        folders[:] = [name for name in folders if name != "__pycache__"]
-        found |= {(Path(place) / name).relative_to(ROOT).as_posix() for name in names}
+    for place, _, names in os.walk(ROOT / folder):
+        if not place.endswith("__pycache__"):
+            found |= {(Path(place) / name).relative_to(ROOT).as_posix() for name in names}
     return found
 
 
@@ -97,16 +97,12 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
 
 
 def test_wheel_is_the_tree(built: Built) -> None:
+    """Every module and every file of data beside it, at the place where it is imported from."""
     expected = set()
     for folder, package in SOURCES.items():
-        for name in tree(folder):
-            inside = Path(name).relative_to(folder)
-            is_data = folder == "edgept" and inside.parent == Path() and inside.suffix == ".md"
-            if inside.suffix == ".py" or is_data:
-                expected.add(f"{package}/{inside.as_posix()}")
-    expected.add("edgept/py.typed")
+        expected |= {package + name.removeprefix(folder) for name in tree(folder)}
     assert {"edgept/export/exporter.py", "edgept/runtime/model.py", "edgept/cli/run.py"} < expected
-    assert "edgept/prompt_file.md" in expected
+    assert {"edgept/py.typed", "edgept/prompt_file.md"} < expected
     info = f"edgept-{edgept.__version__}.dist-info"
     assert {name for name in built.members() if not name.startswith(info)} == expected
 
@@ -139,7 +135,7 @@ def test_source_archive_builds_and_tests_itself(built: Built) -> None:
         names = {name.partition("/")[2] for name in archive.getnames()}
     assert names >= {"pyproject.toml", "README.md", "CHANGELOG.md", "LICENSE", "MANIFEST.in"}
     for folder in (*SOURCES, "tests", "benchmarks"):
-        assert {name for name in tree(folder) if not name.endswith(".pyc")} <= names
+        assert tree(folder) <= names
     assert not [name for name in names if "__pycache__" in name]
 
 

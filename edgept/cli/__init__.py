@@ -7,10 +7,12 @@ from typing import Any
 import click
 
 from edgept import __version__
+from edgept.cli.demo import demo
 from edgept.cli.doctor import doctor
 from edgept.cli.export import export
 from edgept.cli.prompt import prompt
 from edgept.cli.run import run
+from edgept.cli.tune import tune
 from edgept.cli.verify import verify
 from edgept.errors import EdgeptError
 
@@ -40,11 +42,11 @@ class _Commands(click.Group):
 )
 @click.version_option(__version__, prog_name="edgept")
 def main() -> None:
-    r"""Swap kilobyte prompt files on one frozen ONNX model.
+    """Swap kilobyte prompt files on one frozen ONNX model.
 
     Export a model once, run it under any prompt that was trained for it:
 
-    \b
+    \N{BACKSPACE}
       edgept export MODEL
       edgept run --prompt spanish.pt "Where is my parcel?"
 
@@ -56,5 +58,5 @@ def main() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
-for _command in (export, prompt, run, verify, doctor):
+for _command in (demo, export, tune, prompt, run, verify, doctor):
     main.add_command(_command)

@@ -1,4 +1,4 @@
-"""An answer on the screen: text to stdout as it comes, latency to stderr."""
+"""What several commands say: an answer as it comes, and a doubt about a prompt."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -6,24 +6,35 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from edgept.bundle import Manifest
+    from edgept.prompt import Prompt
     from edgept.runtime.content import Content, LoadedPrompt
     from edgept.runtime.model import Model
 
-__all__ = ["show"]
+__all__ = ["show", "warn_of_other_base"]
 
 
 def show(
     model: "Model", content: "Content", prompt: "LoadedPrompt | None", options: Mapping[str, Any]
 ) -> None:
-    """Stream an answer to stdout and its latency to stderr. Ctrl-C ends the answer, not the program."""
+    """Stream an answer to stdout and its latency to stderr."""
     with model.stream(content, prompt=prompt, **options) as stream:
-        try:
-            for piece in stream:
-                click.echo(piece, nl=False)
-        except KeyboardInterrupt:
-            stream.close()
-            click.echo(" (cancelled)", nl=False, err=True)
+        for piece in stream:
+            click.echo(piece, nl=False)
     click.echo()
     if stream.result is not None:
         note = " · sequence full" if stream.result.finish_reason == "full" else ""
         click.secho(f"[{stream.result.latency}{note}]", dim=True, err=True)
+
+
+def warn_of_other_base(prompt: "Prompt", manifest: "Manifest") -> None:
+    """Say on stderr that an unbound prompt's training tool named another model than the bundle's."""
+    from edgept.prompt import names_other_base
+
+    if names_other_base(prompt, manifest):
+        click.echo(
+            f"warning: {prompt.name} was trained for {prompt.base_model!r}, the bundle was exported from "
+            f"{manifest.source!r}. If these are not the same model, the prompt is meaningless here: use "
+            "the bundle of its own model.",
+            err=True,
+        )

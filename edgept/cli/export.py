@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from edgept.cli.options import json_option
+from edgept.cli.workstation import import_export
 
 __all__ = ["export"]
 
@@ -64,11 +65,12 @@ def export(
     with PyTorch under random prompts; one that differs in fp32 leaves nothing behind.
     """
     from edgept.cli.progress import steps
-    from edgept.export import export_model
 
+    if no_verify and verify_text:
+        raise click.UsageError("--verify-text measures in the comparison that --no-verify skips.")
     text = verify_text.read_text(encoding="utf-8", errors="replace") if verify_text else None
     with steps() as progress:
-        result = export_model(
+        result = import_export().export_model(
             model,
             output,
             precision=precision,

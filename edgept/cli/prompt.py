@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgept.cli.answer import warn_of_other_base
+
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from edgept.bundle import Manifest
     from edgept.prompt import Prompt
 
 __all__ = ["prompt"]
@@ -64,7 +65,7 @@ def pack(
     manifest = read_manifest(find_bundle(bundle))
     loaded = load_prompt_source(source, manifest, task_index=task_index, name=name)
     if loaded.fingerprint is None:
-        _warn_of_other_base(loaded, manifest)
+        warn_of_other_base(loaded, manifest)
     packed = bind(loaded, manifest)
     write_prompt(packed, output, overwrite=force)
     if as_json:
@@ -123,7 +124,7 @@ def inspect(file: Path, bundles: Path | None, task_index: int | None, *, as_json
     "-b",
     "--bundle",
     type=click.Path(path_type=Path),
-    help="Bundle that it is for: checks that it fits, and gives an adapter its float type.",
+    help="Bundle that it is for; an onnx-adapter needs one. [default: $EDGEPT_BUNDLE, then ./bundle]",
 )
 @click.option("--task-index", type=click.IntRange(min=0), help="Which task of a multitask prompt.")
 @click.option("--force", is_flag=True, help="Replace what is there.")
@@ -137,7 +138,9 @@ def export(
     from edgept.prompt import check_fits
     from edgept.prompt_source import load_prompt_source
 
-    manifest = None if bundle is None else read_manifest(find_bundle(bundle))
+    # An adapter has the bundle's float type, and nothing in it says what model it is for.
+    needs_bundle = bundle is not None or form == "onnx-adapter"
+    manifest = read_manifest(find_bundle(bundle)) if needs_bundle else None
     loaded = load_prompt_source(file, manifest, task_index=task_index)
     if manifest is not None:
         check_fits(loaded, manifest)
@@ -146,18 +149,6 @@ def export(
     click.echo(
         f"{click.format_filename(output)}: {loaded.name}, {loaded.num_virtual_tokens} virtual tokens"
     )
-
-
-def _warn_of_other_base(loaded: "Prompt", manifest: "Manifest") -> None:
-    recorded = loaded.base_model.rstrip("/").rsplit("/", 1)[-1]
-    exported = manifest.source.rstrip("/").rsplit("/", 1)[-1]
-    if recorded and recorded != exported:
-        click.echo(
-            f"warning: the adapter was trained for {loaded.base_model!r}, the bundle was exported "
-            f"from {manifest.source!r}. If these are not the same model, the prompt is meaningless "
-            "here: pack it with its own model's bundle.",
-            err=True,
-        )
 
 
 def _describe(loaded: "Prompt") -> dict[str, Any]:

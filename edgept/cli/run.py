@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgept.cli.answer import show
+from edgept.cli.answer import show, warn_of_other_base
 from edgept.cli.options import bundle_option, json_option
 
 if TYPE_CHECKING:
@@ -89,9 +89,9 @@ def run(
     max_length: int | None,
     as_json: bool,
 ) -> None:
-    r"""Answer TEXT under a prompt.
+    """Answer TEXT under a prompt.
 
-    \b
+    \N{BACKSPACE}
       edgept run --prompt spanish.pt "Where is my parcel?"
       edgept run --prompt es=spanish.pt --prompt de=german.pt "Where is my parcel?"
       edgept run --prompt spanish.pt --input questions.txt --json
@@ -150,6 +150,7 @@ def _load_prompts(
         if not separator or os.path.exists(given):  # noqa: PTH110
             name, path = "", given
         prompt = model.load_prompt(path, name=name or None, task_index=task_index)
+        warn_of_other_base(prompt.prompt, model.manifest)
         if prompt.name in loaded:
             raise click.UsageError(
                 f"two prompts are called {prompt.name!r}; tell them apart with --prompt NAME=FILE."

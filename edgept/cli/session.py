@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgept.cli.answer import show
+from edgept.cli.answer import show, warn_of_other_base
 from edgept.errors import EdgeptError
 
 if TYPE_CHECKING:
@@ -72,6 +72,8 @@ def converse(
                 click.echo(f"no command {command}\n{_HELP}", err=True)
             else:
                 show(model, content(line), prompts[active] if active is not None else None, options)
+        except KeyboardInterrupt:
+            click.echo(" (cancelled)", err=True)
         except EdgeptError as error:
             click.echo(f"error: {error}", err=True)
 
@@ -94,6 +96,7 @@ def _swap(
         return None
     if wanted not in prompts:
         prompt = model.load_prompt(wanted)
+        warn_of_other_base(prompt.prompt, model.manifest)
         prompts[prompt.name] = prompt
         return prompt.name
     return wanted

@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from edgept.cli.options import bundle_option, json_option
+from edgept.cli.workstation import import_export
 
 __all__ = ["verify"]
 
@@ -39,11 +40,12 @@ def verify(
     above the precision's tolerance.
     """
     from edgept.cli.progress import steps
-    from edgept.export import verify_bundle
 
+    if prompt and verify_text:
+        raise click.UsageError("--verify-text compares the plain model; leave --prompt out.")
     text = verify_text.read_text(encoding="utf-8", errors="replace") if verify_text else None
     with steps() as progress:
-        parity = verify_bundle(
+        parity = import_export().verify_bundle(
             bundle,
             model,
             prompt=prompt,
