@@ -1,0 +1,281 @@
+"""`edgept tune`: a data set to a prompt file."""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edgept.cli.options import json_option
+from edgept.cli.workstation import import_export
+
+if TYPE_CHECKING:
+    from edgept.errors import EdgeptError
+    from edgept.tune import Tuned, Update
+
+__all__ = ["tune"]
+
+_METHODS = ("prompt-tuning", "p-tuning", "prefix-tuning", "multitask", "cpt")
+
+
+@click.command()
+@click.argument("model")
+@click.argument("data", type=click.Path(path_type=Path))
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Prompt file to write; a folder where DATA is a file of tasks.",
+)
+@click.option("--eval", "evaluation", type=click.Path(path_type=Path), help="Rows to validate on.")
+@click.option("--eval-split", type=float, help="Or this share of DATA, 0.1 for a tenth.")
+@click.option(
+    "--method",
+    type=click.Choice(_METHODS),
+    help="prefix-tuning moves a model furthest, prompt-tuning makes the smallest file. "
+    "[default: prompt-tuning]",
+)
+@click.option("--virtual-tokens", type=int, help="Positions that the prompt takes.  [default: 16]")
+@click.option("--description", help='The task in a sentence: "Answer in Spanish:".')
+@click.option(
+    "--init",
+    metavar="text:…|vocab|kv:…|examples|random",
+    help="Where the prompt starts. kv is for prefix-tuning, examples for cpt.  [default: the "
+    "description, else vocab]",
+)
+@click.option("--learning-rate", type=float, help="[default: the method's, measured]")
+@click.option("--warmup", type=float, help="Share of the steps with a rising rate.  [default: 0.1]")
+@click.option("--steps", type=int, help="Updates of the prompt.  [default: 500]")
+@click.option("--epochs", type=float, help="Passes over the data, instead of --steps.")
+@click.option("--batch-size", type=int, help="Rows of a forward pass.  [default: 8]")
+@click.option("--accumulate", type=int, help="Forward passes of an update.  [default: 1]")
+@click.option(
+    "--checkpoint-activations",
+    is_flag=True,
+    default=None,
+    help="Less memory, a third slower.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "fp32", "bf16"]),
+    help="Of the frozen model.  [default: bf16 on a GPU that has it]",
+)
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="[default: auto]")
+@click.option("--seed", type=int, help="Equal seeds give equal files.  [default: 0]")
+@click.option("--eval-every", type=int, help="Steps.  [default: a twentieth of all]")
+@click.option(
+    "--patience", type=int, help="Validations without a better loss; 0 is off.  [default: 5]"
+)
+@click.option(
+    "--metric-rows", type=int, help="Rows that a validation generates for.  [default: 100]"
+)
+@click.option("--max-length", type=int, help="Longest row in tokens.  [default: up to 1024]")
+@click.option("--drop-long", is_flag=True, default=None, help="Leave longer rows out.")
+@click.option("--name", help="Of the prompt.  [default: the file's]")
+@click.option("--input-column", help="[default: input]")
+@click.option("--output-column", help="[default: output]")
+@click.option("--text-column", help="[default: text]")
+@click.option("--label-column", help="[default: label]")
+@click.option("--messages-column", help="[default: messages]")
+@click.option("--task-column", help="Task of a row, for multitask.  [default: task]")
+@click.option(
+    "-b",
+    "--bundle",
+    type=click.Path(path_type=Path),
+    help="Validate on this exported bundle, too, and show the gap.",
+)
+@click.option("--resume", is_flag=True, help="Go on where a killed run was.")
+@click.option("--force", is_flag=True, help="Replace the prompt file; start over.")
+@json_option
+def tune(
+    model: str,
+    data: Path,
+    output: Path,
+    evaluation: Path | None,
+    bundle: Path | None,
+    resume: bool,
+    force: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Tune a prompt for MODEL on DATA.
+
+    \N{BACKSPACE}
+      edgept tune MODEL train.jsonl -o spanish.safetensors --eval-split 0.1
+      edgept tune MODEL intents.csv -o intent.safetensors --text-column question
+      edgept tune MODEL tasks.yaml -o prompts/
+
+    DATA is .jsonl or .csv with the columns input and output, text and label, messages (the model's
+    chat template), or text alone; or a .yaml file of tasks. The model stays as it is. The prompt file
+    runs on every bundle of it; a curve and a record of the run stand beside it.
+    """
+    import_export()  # or the error that says what to install
+    from edgept.tune import Columns, Settings
+    from edgept.tune import tune as tune_one
+
+    columns = {
+        name: options.pop(f"{name}_column")
+        for name in ("input", "output", "text", "label", "messages", "task")
+    }
+    columns = {name: value for name, value in columns.items() if value is not None}
+    given = {name: value for name, value in options.items() if value is not None}
+    if data.suffix.lower() in (".yaml", ".yml"):
+        if given or columns or evaluation is not None:
+            named = next(iter([*given, *columns, "eval"])).replace("_", "-")
+            raise click.UsageError(
+                f"--{named} stands in the file of tasks, under defaults or a task."
+            )
+        _tune_tasks(model, data, output, bundle, resume, force, as_json)
+        return
+    settings = Settings(**given, columns=Columns(**columns))
+    with _bar() as report:
+        tuned = tune_one(
+            model,
+            data,
+            output,
+            settings,
+            evaluation=evaluation,
+            bundle=bundle,
+            resume=resume,
+            force=force,
+            report=lambda update: report("", update),
+        )
+    if as_json:
+        click.echo(json.dumps(tuned.record, indent=1, ensure_ascii=False))
+    else:
+        _show(tuned)
+
+
+def _tune_tasks(
+    model: str,
+    data: Path,
+    output: Path,
+    bundle: Path | None,
+    resume: bool,
+    force: bool,
+    as_json: bool,
+) -> None:
+    from edgept.errors import EdgeptError
+    from edgept.tune import tune_tasks
+
+    with _bar() as report:
+        results = tune_tasks(
+            model, data, output, bundle=bundle, resume=resume, force=force, report=report
+        )
+    failed = {name: made for name, made in results.items() if isinstance(made, EdgeptError)}
+    if as_json:
+        shown = {
+            name: {"error": str(made)} if isinstance(made, EdgeptError) else made.record
+            for name, made in results.items()
+        }
+        click.echo(json.dumps(shown, indent=1, ensure_ascii=False))
+    else:
+        _show_table(results)
+    for name, error in failed.items():
+        click.echo(f"error: {name}: {error}", err=True)
+    if failed:
+        raise click.exceptions.Exit(1)
+
+
+@contextmanager
+def _bar() -> Iterator[Callable[[str, "Update"], None]]:
+    """A bar on stderr with loss, gradient and pace; messages and warnings above it."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True, highlight=False)
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[news]}"),
+        console=console,
+        transient=True,
+    ) as progress:
+        bar = progress.add_task("", total=None, news="")
+
+        def report(task: str, update: "Update") -> None:
+            label = f"{task}: " if task else ""
+            if update.is_warning:
+                console.print(f"warning: {label}{update.message}", soft_wrap=True, markup=False)
+            elif update.message:
+                progress.update(bar, description=f"{label}{update.message}", news="")
+            progress.update(bar, completed=update.step, total=update.steps or None)
+            if update.loss is not None:
+                progress.update(bar, news=_news(update))
+
+        yield report
+
+
+def _news(update: "Update") -> str:
+    parts = [
+        f"loss {update.loss:.3f}",
+        f"gradient {update.gradient_norm:.2g}",
+        f"{update.tokens_per_second:.0f} tokens/s",
+    ]
+    if update.validation is not None:
+        parts.append(f"validation {update.validation.loss:.3f}{_metric(update.validation.metric)}")
+    return " · ".join(parts)
+
+
+def _metric(metric: dict[str, float]) -> str:
+    return "".join(f", {name.replace('_', ' ')} {value:.1%}" for name, value in metric.items())
+
+
+def _show(tuned: "Tuned") -> None:
+    record = tuned.record
+    for path, prompt in zip(tuned.prompts, record["prompts"], strict=True):
+        click.echo(
+            f"{path}: {prompt['virtual_tokens']} virtual tokens, {prompt['bytes'] / 1e3:.1f} kB, "
+            f"{record['settings']['method']} for {record['model']}"
+        )
+    best, plain, device = record["best"], record["without_prompt"], record["bundle"]
+    if best is None:
+        click.echo(f"trained {record['step']} steps, without validation (--eval, --eval-split)")
+    else:
+        click.echo(
+            f"validation: loss {plain['loss']:.3f}{_metric(plain['metric'])} without the prompt, "
+            f"{best['loss']:.3f}{_metric(best['metric'])} with it (step {best['step']} of "
+            f"{record['settings']['steps']}, {record['ended']})"
+        )
+    if device is not None:
+        click.echo(
+            f"on {device['bundle']} ({device['precision']}): loss {device['loss']:.3f}"
+            f"{_metric(device['metric'])}; gap "
+            + ", ".join(
+                f"{name.replace('_', ' ')} {gap:+.4f}" for name, gap in device["gap"].items()
+            )
+        )
+    click.echo(f'next: edgept run --prompt {tuned.prompts[0]} "your text"')
+
+
+def _show_table(results: "dict[str, Tuned | EdgeptError]") -> None:
+    """One line for each task."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from edgept.errors import EdgeptError
+
+    table = Table(box=None, pad_edge=False)
+    for heading in ("task", "method", "steps", "loss without", "with", "metric", "on the bundle"):
+        table.add_column(heading, no_wrap=True)
+    for name, made in results.items():
+        if isinstance(made, EdgeptError):
+            table.add_row(name, "failed")
+            continue
+        record = made.record
+        best, plain, device = record["best"], record["without_prompt"], record["bundle"]
+        table.add_row(
+            name,
+            record["settings"]["method"],
+            str(record["step"]),
+            f"{plain['loss']:.3f}" if plain else "-",
+            f"{best['loss']:.3f}" if best else "-",
+            _metric(best["metric"]).removeprefix(", ") if best else "-",
+            f"{device['loss']:.3f}{_metric(device['metric'])}" if device else "-",
+        )
+    Console(highlight=False, width=120).print(table)

@@ -1,0 +1,39 @@
+"""Tune prompts with peft on a frozen model. Needs the extras `edgept[export]` and `edgept[tune]`.
+
+Code organization (a run passes through these in order):
+    settings.py      every setting, its default, and what it may be
+    data.py          rows from JSONL and CSV, malformed ones named
+    held_out.py      which rows train, which validate
+    encode.py        rows to token ids, as the device encodes them
+    backbone.py      the frozen model, loaded once
+    methods.py       the five methods, each by peft
+    batches.py       the data's order and its padding
+    loop.py          the training loop
+    evaluate.py      loss and metric of held-out rows, in PyTorch
+    metrics.py       exact match, accuracy, macro-F1
+    health.py        warnings with remedies
+    checkpoint.py    the state of an unfinished run
+    device_check.py  the same rows on an exported bundle
+    curve.py         the run in one picture
+    places.py        the files of a run
+    record.py        all that happened, as JSON
+    tuner.py         `edgept tune`: all of the above
+    tasks.py         several tasks in one go
+"""
+
+from edgept.tune.backbone import Backbone, load_backbone
+from edgept.tune.loop import Update
+from edgept.tune.settings import Columns, Settings
+from edgept.tune.tasks import tune_tasks
+from edgept.tune.tuner import Tuned, tune
+
+__all__ = [
+    "Backbone",
+    "Columns",
+    "Settings",
+    "Tuned",
+    "Update",
+    "load_backbone",
+    "tune",
+    "tune_tasks",
+]

@@ -1,0 +1,121 @@
+"""The frozen model, loaded once for any number of tasks."""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer
+from transformers.utils import logging
+
+from edgept.errors import MissingDependencyError, UsageError
+from edgept.export.fingerprint import fingerprint
+from edgept.export.source import ModelSource, find_model, load_frozen
+
+__all__ = ["Backbone", "load_backbone", "silent"]
+
+_SAMPLED_TOKENS = 4096
+_messages: Any = logging  # some of its functions have no types
+
+
+@dataclass(frozen=True, eq=False)
+class Backbone:
+    """A frozen causal language model.
+
+    Attributes:
+        source: where it came from.
+        model: the transformers model, in evaluation mode, without gradients.
+        tokenizer: the model's own.
+        fingerprint: of the weights as loaded, before they are cast.
+        device: that it is on.
+        precision: fp32 or bf16, of its weights.
+        max_positions: longest sequence that it was made for.
+    """
+
+    source: ModelSource
+    model: Any
+    tokenizer: Any
+    fingerprint: str
+    device: torch.device
+    precision: str
+    max_positions: int
+
+    @property
+    def embedding_rms(self) -> float:
+        """Root mean square of the tokens' embeddings; models differ by a factor of twenty."""
+        embedding = self.model.get_input_embeddings()
+        ids = torch.arange(min(embedding.num_embeddings, _SAMPLED_TOKENS), device=self.device)
+        with torch.no_grad():
+            rows = embedding(ids).float()  # (tokens, hidden), scaled where the model scales there
+        return float(rows.square().mean().sqrt())
+
+    @property
+    def eos_token_ids(self) -> list[int]:
+        """Ids that end a generation; the tokenizer's where the model names none."""
+        ids = self.source.eos_token_ids
+        if ids:
+            return ids
+        eos = self.tokenizer.eos_token_id
+        return [] if eos is None else [int(eos)]
+
+
+def load_backbone(model: str, *, precision: str = "auto", device: str = "auto") -> Backbone:
+    """Load a model to tune prompts for.
+
+    Args:
+        model: local transformers folder or hub id.
+        precision: fp32, bf16, or auto: bf16 on a GPU that has it, else fp32.
+        device: cpu, cuda, or auto.
+
+    Raises:
+        UsageError: there is no such model, it has no tokenizer, or the device is not there.
+        ExportError: its weights cannot be loaded.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UsageError("PyTorch finds no GPU here. Use --device cpu.")
+    if precision == "auto":
+        has_bf16 = device == "cuda" and torch.cuda.is_bf16_supported()
+        precision = "bf16" if has_bf16 else "fp32"
+    source = find_model(model)
+    with silent():
+        frozen = load_frozen(source)
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(source.location, trust_remote_code=False)
+        except ImportError as error:
+            raise MissingDependencyError(
+                f"the tokenizer of {model} needs a package: {error}"
+            ) from error
+        except (OSError, ValueError, KeyError) as error:
+            raise UsageError(
+                f"{model} has no tokenizer that transformers can load ({error}). Put tokenizer.json "
+                "and tokenizer_config.json beside the weights."
+            ) from error
+    identity = fingerprint(frozen)  # of the float32 weights: bf16 would be another model's
+    frozen.to(device=device, dtype=torch.bfloat16 if precision == "bf16" else torch.float32)
+    config = frozen.config.get_text_config()
+    # BLOOM has no longest sequence of its own, as in export
+    max_positions = int(getattr(config, "max_position_embeddings", None) or 2048)
+    return Backbone(
+        source, frozen, tokenizer, identity, torch.device(device), precision, max_positions
+    )
+
+
+@contextmanager
+def silent() -> Iterator[None]:
+    """Without transformers' bars and messages, and the warnings that it and peft raise of each other."""
+    level = _messages.get_verbosity()
+    has_bars = _messages.is_progress_bar_enabled()
+    _messages.set_verbosity_error()
+    _messages.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        _messages.set_verbosity(level)
+        if has_bars:
+            _messages.enable_progress_bar()

@@ -1,0 +1,204 @@
+"""The training loop: AdamW on the prompt alone, warm-up and cosine, validation, early stopping."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import get_cosine_schedule_with_warmup
+
+from edgept.tune.backbone import Backbone
+from edgept.tune.batches import Order, make_batch
+from edgept.tune.checkpoint import State
+from edgept.tune.encode import Example
+from edgept.tune.evaluate import Validation, validate
+from edgept.tune.health import judge
+from edgept.tune.methods import export_tensors, inputs
+from edgept.tune.settings import Settings
+
+__all__ = ["Job", "Update", "make_optimizer", "train"]
+
+_LONGEST_GRADIENT = 1.0  # clipped to this norm, as transformers' Trainer does
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """What is to be trained.
+
+    Attributes:
+        backbone: the frozen model.
+        settings: of the run.
+        examples: to learn from.
+        held_out: to validate on; may be empty.
+        kind: of the data.
+        steps: updates of the prompt.
+        rate: the highest learning rate.
+    """
+
+    backbone: Backbone
+    settings: Settings
+    examples: list[Example]
+    held_out: list[Example]
+    kind: str
+    steps: int
+    rate: float
+
+
+@dataclass(frozen=True)
+class Update:
+    """What a run says while it goes on.
+
+    Attributes:
+        step: updates done.
+        steps: updates in all.
+        message: what is being done, or a warning; "" in the news of a step.
+        is_warning: whether the message is one.
+        loss: of the last step's answers, in nats; None before the first.
+        gradient_norm: of the prompt, before clipping.
+        tokens_per_second: of text that were learnt from.
+        validation: the last one.
+    """
+
+    step: int
+    steps: int
+    message: str = ""
+    is_warning: bool = False
+    loss: float | None = None
+    gradient_norm: float | None = None
+    tokens_per_second: float | None = None
+    validation: Validation | None = None
+
+
+def make_optimizer(adapted: Any, job: Job) -> tuple[Any, Any]:
+    """AdamW without decay over the prompt's parameters, and the schedule of its learning rate."""
+    trained = [parameter for parameter in adapted.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=job.rate, weight_decay=0.0)
+    warmup = round(job.settings.warmup * job.steps)
+    return optimizer, get_cosine_schedule_with_warmup(optimizer, warmup, job.steps)
+
+
+def train(
+    job: Job,
+    adapted: Any,
+    optimizer: Any,
+    schedule: Any,
+    state: State,
+    *,
+    save: Callable[[State], object],
+    checkpoint_seconds: float,
+    report: Callable[[Update], object],
+) -> None:
+    """Train until the last step, early stopping, or a loss that is no number.
+
+    Args:
+        job: what is to be trained.
+        adapted: the peft model.
+        optimizer: of its prompt.
+        schedule: of the learning rate.
+        state: where to begin; it is kept up to date.
+        save: writes a checkpoint.
+        checkpoint_seconds: at least so long between checkpoints.
+        report: called after every step, and with warnings.
+    """
+    settings = job.settings
+    order = Order(len(job.examples), settings.seed)
+    every = settings.eval_every or max(1, job.steps // 20)
+    trained = [parameter for parameter in adapted.parameters() if parameter.requires_grad]
+    began = last_save = time.monotonic()
+    before = state.seconds
+    if settings.checkpoint_activations:
+        job.backbone.model.gradient_checkpointing_enable({"use_reentrant": False})
+    adapted.train()
+    try:
+        if state.step == 0 and not state.validations:
+            _validate(job, adapted, state)
+        while state.step < job.steps and not state.diverged and not _stale(state, settings):
+            step_began = time.monotonic()
+            loss, norm, tokens = _step(job, adapted, order, trained, state.step)
+            state.diverged = not (math.isfinite(loss) and math.isfinite(norm))
+            if state.diverged:
+                break
+            state.learning_rates.append(schedule.get_last_lr()[0])
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad(set_to_none=True)
+            state.step += 1
+            state.losses.append(loss)
+            state.gradient_norms.append(norm)
+            state.tokens += tokens
+            pace = tokens / (time.monotonic() - step_began)
+            is_due = state.step % every == 0 or state.step == job.steps
+            if is_due:
+                _validate(job, adapted, state)
+                for warning in judge(state.losses, state.gradient_norms, job.rate, settings.method):
+                    kind = warning.partition(":")[0]
+                    if kind not in state.warnings:
+                        report(Update(state.step, job.steps, warning, is_warning=True))
+                    state.warnings[kind] = warning
+            news = state.validations[-1] if state.validations else None
+            report(
+                Update(
+                    state.step,
+                    job.steps,
+                    loss=loss,
+                    gradient_norm=norm,
+                    tokens_per_second=pace,
+                    validation=news,
+                )
+            )
+            now = time.monotonic()
+            state.seconds = before + now - began
+            if now - last_save >= checkpoint_seconds:
+                save(state)
+                last_save = time.monotonic()
+    finally:
+        adapted.eval()
+        if settings.checkpoint_activations:
+            job.backbone.model.gradient_checkpointing_disable()
+
+
+def _step(
+    job: Job, adapted: Any, order: Order, trained: list[Any], step: int
+) -> tuple[float, float, int]:
+    """Loss of the step's answers, norm of the gradient (now clipped), and tokens of text."""
+    settings = job.settings
+    size = settings.batch_size
+    batches = [
+        make_batch([job.examples[row] for row in order.rows(begin, size)], job.backbone.device)
+        for begin in range(
+            step * settings.accumulate * size, (step + 1) * settings.accumulate * size, size
+        )
+    ]
+    answers = [int((batch["labels"] != -100).sum()) for batch in batches]
+    total = 0.0
+    for batch, count in zip(batches, answers, strict=True):
+        # Every token counts the same, however the batch is divided.
+        loss = adapted(**inputs(batch, adapted, settings, labels=True)).loss * (
+            count / sum(answers)
+        )
+        loss.backward()
+        total += float(loss.detach())
+    norm = float(torch.nn.utils.clip_grad_norm_(trained, _LONGEST_GRADIENT))
+    return total, norm, sum(int(batch["attention_mask"].sum()) for batch in batches)
+
+
+def _validate(job: Job, adapted: Any, state: State) -> None:
+    """Validate, and keep the prompt if it is the best; without held-out rows, the last one is."""
+    if not job.held_out:
+        state.best = export_tensors(adapted, job.settings)
+        return
+    found = validate(state.step, job.backbone, adapted, job.settings, job.held_out, job.kind)
+    best = state.best_validation
+    state.validations.append(found)
+    if best is None or found.loss < best.loss:
+        state.best = export_tensors(adapted, job.settings)
+
+
+def _stale(state: State, settings: Settings) -> bool:
+    """Whether so many validations after the best one were no better."""
+    best = state.best_validation
+    if best is None or not settings.patience:
+        return False
+    return sum(found.step > best.step for found in state.validations) >= settings.patience

@@ -1,0 +1,268 @@
+"""`edgept tune`: data to a prompt file that is bound to the model it was trained for."""
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from edgept import __version__, atomic
+from edgept.errors import EdgeptError, UsageError
+from edgept.prompt import Prompt
+from edgept.prompt_file import write_prompt
+from edgept.tune.backbone import Backbone, load_backbone, silent
+from edgept.tune.checkpoint import State, load_checkpoint, restore, save_checkpoint
+from edgept.tune.curve import can_draw, draw_curve
+from edgept.tune.data import Data
+from edgept.tune.device_check import check_bundle, measure_on_bundle
+from edgept.tune.encode import encode
+from edgept.tune.evaluate import validate
+from edgept.tune.held_out import read_training, task_names
+from edgept.tune.loop import Job, Update, make_optimizer, train
+from edgept.tune.methods import PEFT_NAMES, adapt, export_tensors
+from edgept.tune.places import Places
+from edgept.tune.record import identify, make_record
+from edgept.tune.settings import Settings
+
+__all__ = ["Tuned", "tune"]
+
+_LONGEST_ROW = 1024  # by default; memory grows with it
+_NO_CURVE = (
+    "no curve is drawn: matplotlib is not installed. Install it: pip install 'edgept[tune]'."
+)
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What a run made.
+
+    Attributes:
+        prompts: the prompt files; several where multitask prompt tuning learnt several tasks.
+        record: all that happened, as in the file beside them.
+    """
+
+    prompts: tuple[Path, ...]
+    record: dict[str, Any]
+
+
+def tune(
+    model: str | Backbone,
+    data: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    settings: Settings | None = None,
+    *,
+    evaluation: str | os.PathLike[str] | None = None,
+    bundle: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    force: bool = False,
+    checkpoint_seconds: float = 15.0,
+    report: Callable[[Update], object] = lambda _: None,
+) -> Tuned:
+    """Tune a prompt for a frozen model.
+
+    Beside `spanish.safetensors` appear `spanish.tune.json`, all that happened, and `spanish.tune.png`,
+    the curve; while the run goes on, `spanish.tune.checkpoint`.
+
+    Args:
+        model: local transformers folder, hub id, or a model that `load_backbone` loaded.
+        data: training rows, .jsonl or .csv; see `read_data`.
+        output: the prompt file.
+        settings: of the run; None takes the defaults.
+        evaluation: rows to validate on; without these and without `eval_split`, the last prompt is
+            kept instead of the best.
+        bundle: an exported bundle of the model, on which the prompt is validated, too.
+        resume: go on from the checkpoint of a run that was interrupted. A run that had not come to
+            its first checkpoint starts anew, and one that is finished is left as it is.
+        force: replace the prompt file, and forget a checkpoint.
+        checkpoint_seconds: at least so long between checkpoints; 0 writes one after every step.
+        report: called with what happens.
+
+    Raises:
+        UsageError: an argument is out of range, or a file is there already.
+        InvalidFileError: rows of the data are malformed.
+        IncompatibleError: the bundle is another model's.
+        ExportError: the model cannot be loaded.
+        EdgeptError: the training diverged, or memory ran out.
+    """
+    settings = settings or Settings()
+    if evaluation is not None and settings.eval_split is not None:
+        raise UsageError("an evaluation file and an evaluation split are both given; give one.")
+    if bundle is not None and evaluation is None and settings.eval_split is None:
+        raise UsageError("a bundle is compared on held-out rows. Give --eval or --eval-split, too.")
+    places = Places.of(output)
+    training, held_out = read_training(data, evaluation, settings)
+    tasks = task_names(settings, training, held_out)
+    targets = places.prompts(tasks)
+    places.check(targets, resume=resume, force=force)
+    # cuBLAS reads it once, when the GPU is first used: equal sums in equal runs
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    if isinstance(model, str):
+        report(Update(0, 0, "loading the model"))
+        model = load_backbone(model, precision=settings.precision, device=settings.device)
+    elif settings.precision not in ("auto", model.precision) or settings.device not in (
+        "auto",
+        model.device.type,
+    ):
+        raise UsageError(
+            f"the model is loaded in {model.precision} on {model.device.type}, the settings ask for "
+            f"{settings.precision} on {settings.device}. Tasks that share a model share both."
+        )
+    where = None
+    if bundle is not None:
+        where, _ = check_bundle(bundle, model.fingerprint, settings.virtual_tokens)
+    run = identify(settings, training, held_out, model)
+    if resume and (finished := places.finished(targets, run)) is not None:
+        return Tuned(targets, finished)
+    job = _job(model, settings, training, held_out, tasks)
+    gpus = range(torch.cuda.device_count()) if model.device.type == "cuda" else []
+    was_deterministic = torch.are_deterministic_algorithms_enabled()
+    try:
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        with torch.random.fork_rng(devices=gpus), silent():
+            state, plain = _run(job, places, run, tasks, resume, checkpoint_seconds, report)
+            name = settings.name or places.name
+            prompts = [
+                Prompt(
+                    tensors=tensors,
+                    name=name if len(tasks) == 1 else f"{name}-{task}",
+                    method=PEFT_NAMES[settings.method],
+                    fingerprint=model.fingerprint,
+                    base_model=model.source.name,
+                    created_by=f"edgept {__version__}",
+                )
+                for task, tensors in zip(tasks, state.best, strict=True)
+            ]
+            record = make_record(job, state, prompts, run, plain)
+            if where is not None and state.best_validation is not None:
+                report(Update(state.step, job.steps, "validating on the bundle"))
+                record["bundle"] = measure_on_bundle(
+                    where,
+                    prompts,
+                    job.held_out,
+                    job.kind,
+                    settings.metric_rows,
+                    state.best_validation,
+                )
+    except torch.OutOfMemoryError as error:
+        raise EdgeptError(
+            f"memory ran out ({str(error).splitlines()[0]}). Lower --batch-size and raise --accumulate "
+            "by as much, shorten rows with --max-length, or use --checkpoint-activations."
+        ) from error
+    finally:
+        torch.use_deterministic_algorithms(was_deterministic)
+    for prompt, target in zip(prompts, targets, strict=True):
+        write_prompt(prompt, target, overwrite=True)
+    if can_draw():
+        atomic.write_bytes(places.curve, draw_curve(record), overwrite=True)
+    else:
+        record["warnings"].append(_NO_CURVE)
+        report(Update(state.step, job.steps, _NO_CURVE, is_warning=True))
+    text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
+    atomic.write_bytes(places.record, text.encode(), overwrite=True)
+    places.checkpoint.unlink(missing_ok=True)
+    return Tuned(targets, record)
+
+
+def _job(
+    backbone: Backbone,
+    settings: Settings,
+    training: Data,
+    held_out: Data | None,
+    tasks: Sequence[str],
+) -> Job:
+    room = backbone.max_positions - settings.virtual_tokens
+    max_length = settings.max_length or min(room, _LONGEST_ROW)
+    if not 2 <= max_length <= room:
+        raise UsageError(
+            f"rows of {max_length} tokens behind {settings.virtual_tokens} virtual tokens: "
+            f"{backbone.source.name} takes sequences of {backbone.max_positions}, so at most {room} are "
+            "left. Lower --max-length or --virtual-tokens."
+        )
+
+    def encoded(data: Data) -> Any:
+        return encode(
+            data,
+            backbone.tokenizer,
+            eos_token_ids=backbone.eos_token_ids,
+            max_length=max_length,
+            drop_long=settings.drop_long,
+            tasks=tasks,
+        )
+
+    with silent():
+        examples = encoded(training)
+        rows = encoded(held_out) if held_out else []
+    return Job(
+        backbone,
+        settings,
+        examples,
+        rows,
+        training.kind,
+        steps=settings.total_steps(len(examples)),
+        rate=settings.rate(backbone.embedding_rms),
+    )
+
+
+def _run(
+    job: Job,
+    places: Places,
+    run: dict[str, Any],
+    tasks: Sequence[str],
+    resume: bool,
+    checkpoint_seconds: float,
+    report: Callable[[Update], object],
+) -> tuple[State, dict[str, Any] | None]:
+    """The trained state, and the validation of the plain model."""
+    settings = job.settings
+    content = None
+    if resume and places.checkpoint.exists():
+        content = load_checkpoint(places.checkpoint, run)
+    adapted = adapt(job.backbone, settings, job.examples, len(tasks))
+    optimizer, schedule = make_optimizer(adapted, job)
+    state = State() if content is None else restore(content, adapted, optimizer, schedule)
+    plain = None
+    if job.held_out:
+        report(Update(state.step, job.steps, "validating without a prompt"))
+        plain = asdict(validate(0, job.backbone, None, settings, job.held_out, job.kind))
+
+    def save(reached: State) -> None:
+        save_checkpoint(places.checkpoint, run, reached, adapted, optimizer, schedule)
+
+    report(Update(state.step, job.steps, "training"))
+    train(
+        job,
+        adapted,
+        optimizer,
+        schedule,
+        state,
+        save=save,
+        checkpoint_seconds=checkpoint_seconds,
+        report=report,
+    )
+    best = state.best_validation
+    if state.diverged and (best is None or best.step == 0):
+        places.checkpoint.unlink(missing_ok=True)
+        raise EdgeptError(
+            f"the training diverged: loss or gradient was not a finite number at step {state.step + 1}, "
+            f"so there is no prompt. Lower --learning-rate (now {job.rate:g}) or raise --warmup."
+        )
+    if state.diverged:
+        state.warnings["diverged"] = (
+            f"the training diverged at step {state.step + 1}; the best prompt before it is kept. Lower "
+            f"--learning-rate (now {job.rate:g})."
+        )
+        report(Update(state.step, job.steps, state.warnings["diverged"], is_warning=True))
+        return state, plain
+    if best is None:
+        state.best = export_tensors(adapted, settings)
+    elif best.step == 0:
+        state.warnings["no better"] = (
+            "no validation was better than the untrained prompt's, which is kept. Lower "
+            f"--learning-rate (now {job.rate:g}), or give more data."
+        )
+        report(Update(state.step, job.steps, state.warnings["no better"], is_warning=True))
+    save(state)
+    return state, plain
