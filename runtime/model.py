@@ -159,13 +159,13 @@ class Model:
             )
         rows, kv = None, None
         if "prompt_embeds" in prompt.tensors:
-            rows = np.ascontiguousarray(prompt.tensors["prompt_embeds"], self._graph.float_type)
+            rows = np.array(prompt.tensors["prompt_embeds"], self._graph.float_type, order="C")
             if self.manifest.kv is not None and not self.manifest.kv.depends_on_length:
                 kv = self._keys_and_values(rows)
         else:
             stored = prompt.tensors["prompt_kv"]  # (layers, 2, kv_heads, virtual tokens, head_dim)
             flat = stored.reshape(-1, *stored.shape[2:])
-            kv = np.ascontiguousarray(flat, self._graph.float_type)
+            kv = np.array(flat, self._graph.float_type, order="C")
         for array in (rows, kv):
             if array is not None:
                 array.flags.writeable = False

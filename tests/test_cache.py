@@ -12,14 +12,29 @@ from edgept.runtime.cache import Cache, GrowingCache, SharedCache, join, make_ca
 LAYERS, HEADS, WIDTH = 2, 3, 4
 
 
-class HostGraph:
-    """The part of a graph that a cache needs, on the host; values are the arrays themselves."""
+class Tensor:
+    """A tensor of the fake graph: on the host over the array's own memory, elsewhere a copy."""
+
+    def __init__(self, array: npt.NDArray[Any]) -> None:
+        self.array = array
+
+    def numpy(self) -> npt.NDArray[Any]:
+        return self.array.copy()
+
+
+class FakeGraph:
+    """The part of a graph that a cache needs."""
 
     float_type = np.dtype(np.float32)
-    on_host = True
 
-    def value(self, array: npt.NDArray[Any], *, resident: bool = False) -> npt.NDArray[Any]:
-        return array
+    def __init__(self, *, on_host: bool) -> None:
+        self.on_host = on_host
+
+    def value(self, array: npt.NDArray[Any], *, resident: bool = False) -> Tensor:
+        return Tensor(array if self.on_host or not resident else array.copy())
+
+    def empty(self, shape: Any) -> Tensor:
+        return Tensor(np.full(tuple(shape), np.nan, np.float32))
 
 
 def geometry(*, shared: bool) -> KVGeometry:
@@ -33,15 +48,16 @@ def past(tokens: int, value: float) -> npt.NDArray[np.float32]:
     return numbers.reshape(shape)
 
 
-def make(shared: bool, capacity: int, pasts: list[Any]) -> Cache:
-    graph: Any = HostGraph()
+def make(shared: bool, capacity: int, pasts: list[Any], *, on_host: bool = True) -> Cache:
+    graph: Any = FakeGraph(on_host=on_host)
     return make_cache(graph, geometry(shared=shared), capacity, pasts)
 
 
 def run(cache: Cache, new: npt.NDArray[np.float32]) -> None:
     """What a graph does: present is past with `new` (2 · layers, batch, heads, tokens, width) behind."""
     count = new.shape[3]
-    before, after = cache.past(), cache.present(count)
+    before = [value.array for value in cache.past()]
+    after = [value.array for value in cache.present(count)]
     if isinstance(cache, SharedCache):
         for target, source in zip(after, new, strict=True):
             for row, length in enumerate(cache.lengths):
@@ -53,14 +69,19 @@ def run(cache: Cache, new: npt.NDArray[np.float32]) -> None:
     cache.advance(count)
 
 
+@pytest.fixture(params=[True, False], ids=["host", "device"])
+def on_host(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param)
+
+
 @pytest.fixture(params=[True, False], ids=["shared", "growing"])
 def shared(request: pytest.FixtureRequest) -> bool:
     return bool(request.param)
 
 
-def test_holds_what_was_put(shared: bool) -> None:
+def test_holds_what_was_put(shared: bool, on_host: bool) -> None:
     pasts = [past(3, 1), None, past(5, 2)]
-    cache = make(shared, 8, pasts)
+    cache = make(shared, 8, pasts, on_host=on_host)
     for row, expected in enumerate(pasts):
         held = cache.held(row)
         np.testing.assert_array_equal(held, past(0, 0) if expected is None else expected)
@@ -87,9 +108,9 @@ def test_masks_say_where_tokens_are() -> None:
         assert mask.flags.c_contiguous
 
 
-def test_grows_by_what_the_graph_wrote(shared: bool) -> None:
+def test_grows_by_what_the_graph_wrote(shared: bool, on_host: bool) -> None:
     pasts = [past(2, 1), past(4, 2)]
-    cache = make(shared, 9, pasts)
+    cache = make(shared, 9, pasts, on_host=on_host)
     expected = [item.copy() for item in pasts]
     for step, count in enumerate([1, 3, 1]):
         new = np.stack([past(count, 10 + step), past(count, 20 + step)], axis=1)
@@ -120,9 +141,9 @@ def test_ended_rows_of_a_growing_cache_do_not_count() -> None:
     np.testing.assert_array_equal(cache.held(1), np.concatenate([past(3, 2), past(1, 9)], axis=2))
 
 
-def test_columns_of_a_longer_row_that_has_ended_are_given_up() -> None:
+def test_columns_of_a_longer_row_that_has_ended_are_given_up(on_host: bool) -> None:
     """Some graphs have no column past the longest sequence, which the ended row has filled."""
-    cache = make(False, 6, [past(6, 1), past(2, 2), past(1, 3)])
+    cache = make(False, 6, [past(6, 1), past(2, 2), past(1, 3)], on_host=on_host)
     assert isinstance(cache, GrowingCache)
     expected = [past(2, 2), past(1, 3)]
     running = np.array([False, True, True])
@@ -140,9 +161,9 @@ def test_columns_of_a_longer_row_that_has_ended_are_given_up() -> None:
             np.testing.assert_array_equal(cache.held(row), held)
 
 
-def test_join_makes_a_batch_of_single_rows(shared: bool) -> None:
-    graph: Any = HostGraph()
-    singles = [make(shared, 6, [past(tokens, tokens)]) for tokens in (2, 5, 1)]
+def test_join_makes_a_batch_of_single_rows(shared: bool, on_host: bool) -> None:
+    graph: Any = FakeGraph(on_host=on_host)
+    singles = [make(shared, 6, [past(tokens, tokens)], on_host=on_host) for tokens in (2, 5, 1)]
     for single in singles:
         single.mask(1)
         run(single, past(1, 50)[:, None])
@@ -152,11 +173,11 @@ def test_join_makes_a_batch_of_single_rows(shared: bool) -> None:
         assert not np.shares_memory(batch.held(row), single.held(0))
 
 
-def test_shared_past_and_present_are_one_buffer() -> None:
-    cache = make(True, 6, [past(2, 1)])
+def test_shared_past_and_present_are_one_buffer(on_host: bool) -> None:
+    cache = make(True, 6, [past(2, 1)], on_host=on_host)
     before = cache.past()
     assert len(before) == 2 * LAYERS
-    assert before[0].shape == (1, HEADS, 6, WIDTH)
+    assert before[0].array.shape == (1, HEADS, 6, WIDTH)
     for step in range(3):
         assert all(a is b for a, b in zip(cache.present(1), before, strict=True)), step
         cache.advance(1)
@@ -168,10 +189,10 @@ def test_growing_buffers_take_turns() -> None:
     assert isinstance(cache, GrowingCache)
     seen = []
     for _ in range(4):
-        values = cache.present(1)
-        assert values[0].shape == (1, HEADS, cache.columns + 1, WIDTH)
-        assert values[0].flags.c_contiguous
-        seen.append(values[0].__array_interface__["data"][0])
+        array = cache.present(1)[0].array
+        assert array.shape == (1, HEADS, cache.columns + 1, WIDTH)
+        assert array.flags.c_contiguous
+        seen.append(array.__array_interface__["data"][0])
         cache.advance(1)
     assert seen[0] == seen[2] != seen[1] == seen[3]
     assert len(cache._slabs) == 2

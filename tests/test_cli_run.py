@@ -24,6 +24,7 @@ from click.testing import CliRunner, Result
 import edgept
 from edgept.bundle import MANIFEST_NAME, BundleFile, hash_file, read_manifest
 from edgept.cli import main
+from edgept.cli.session import converse
 from edgept.export import export_model
 from edgept.runtime.generation import GenerationStream
 from tests.conftest import shared, tiny_model, tiny_tokenizer
@@ -198,22 +199,37 @@ def test_chat_wraps_the_text(chat_bundle: Path, bundle: Path) -> None:
     assert run(chat_bundle, "--system", "be kind", TEXT).exit_code == 2
 
 
-def test_ctrl_c_ends_the_answer_not_the_program(
-    bundle: Path, model: edgept.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C after three tokens of every answer."""
     real = GenerationStream.__next__
 
-    def interrupted(stream: GenerationStream) -> str:
+    def interrupt(stream: GenerationStream) -> str:
         if len(stream._row.token_ids) > 3:
             raise KeyboardInterrupt
         return real(stream)
 
-    monkeypatch.setattr(GenerationStream, "__next__", interrupted)
+    monkeypatch.setattr(GenerationStream, "__next__", interrupt)
+
+
+@pytest.mark.usefixtures("interrupted")
+def test_ctrl_c_ends_the_program(bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "questions.txt").write_text("where is\nmy parcel\n")
     result = run(bundle, "--input", tmp_path / "questions.txt")
-    assert result.exit_code == 0
-    assert len(result.stdout.splitlines()) >= 2
-    assert result.stderr.count("(cancelled)") == 2
+    assert result.exit_code == 1
+    assert "Aborted" in result.stderr
+    assert "ms/token" not in result.stderr
+
+
+@pytest.mark.usefixtures("interrupted")
+def test_ctrl_c_ends_an_answer_of_a_session(
+    model: edgept.Model, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = iter([TEXT, "/prompts", TEXT, "/quit"])
+    monkeypatch.setattr("builtins.input", lambda *_: next(lines))
+    converse(model, {}, lambda text: text, {"max_new_tokens": 9})
+    assert capsys.readouterr().err.count("(cancelled)") == 2
+    assert list(lines) == []
 
 
 # Where things are
@@ -282,6 +298,15 @@ def test_exit_code_2_for_what_is_asked(bundle: Path, files: Path) -> None:
         result = run(bundle, *arguments)
         assert result.exit_code == 2, (arguments, result.output)
         assert result.stdout == ""
+
+
+def test_exit_code_2_for_a_file_that_is_no_text(bundle: Path, tmp_path: Path) -> None:
+    """A model's weights have no lines: they are not read into memory as one."""
+    with (tmp_path / "weights").open("wb") as file:
+        file.truncate(1 << 34)
+    result = run(bundle, "--input", tmp_path / "weights")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "Is it a text?" in result.stderr
 
 
 def test_exit_code_3_for_a_malformed_prompt(bundle: Path, tmp_path: Path) -> None:
@@ -462,6 +487,14 @@ class Terminal:
         assert words in text, text
         return text
 
+    def interrupt(self, words: str) -> str:
+        """Ctrl-C until it is noticed: one that comes just before Python waits for a key is not."""
+        for _ in range(30):
+            self.process.send_signal(signal.SIGINT)
+            with contextlib.suppress(AssertionError):
+                return self.until(words, 1)
+        raise AssertionError(f"no {words!r} after Ctrl-C")
+
     def leave(self) -> int:
         """Ctrl-D; the exit code."""
         os.write(self._end, b"\x04")
@@ -533,10 +566,10 @@ def test_session_outlives_errors(bundle: Path, files: Path, tmp_path: Path) -> N
             session.type(typed)
             assert words in session.until("\na> "), typed
         session.type(b"\xff\xfe \xe2\x82")  # not the terminal's encoding
-        session.until("ms]")
+        session.until("\na> ")
         session.type("")
-        session.process.send_signal(signal.SIGINT)
-        session.until("/quit to leave")
+        session.until("a> ")
+        session.interrupt("/quit to leave")
         session.type(TEXT)
         session.until("ms]")
         session.type("/quit")

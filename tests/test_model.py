@@ -176,11 +176,24 @@ def test_prompt_for_another_task_or_model(model: edgept.Model) -> None:
     assert model.load_prompt(own, name="other").prompt is own
 
 
-def test_prompt_that_makes_no_numbers(model: edgept.Model) -> None:
-    rows = np.full((2, model.manifest.hidden_size), np.nan, np.float32)
-    prompt = model.load_prompt(edgept.Prompt({"prompt_embeds": rows}))
-    with pytest.raises(EdgeptError, match="not finite"):
-        model.generate(TEXT, prompt=prompt)
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e300])
+def test_prompt_of_no_numbers(value: float, model: edgept.Model) -> None:
+    rows: Any = np.zeros((2, model.manifest.hidden_size))
+    rows[1, 3] = value
+    with pytest.raises(IncompatibleError, match="not finite"):
+        model.load_prompt(edgept.Prompt({"prompt_embeds": rows}))
+
+
+def test_resident_prompt_is_a_copy(model: edgept.Model) -> None:
+    """The caller's arrays stay the caller's: to be changed, without a change here."""
+    for source in (prompt_of(model, 1), prefix_of(model, 2)):
+        (array,) = source.tensors.values()
+        loaded = model.load_prompt(source)
+        before = model.logits([5, 6], prompt=loaded)
+        array[:] = 0
+        np.testing.assert_array_equal(model.logits([5, 6], prompt=loaded), before)
+        for kept in (loaded.rows, loaded.kv):
+            assert kept is None or not kept.flags.writeable
 
 
 def test_prompt_stays_with_its_model(

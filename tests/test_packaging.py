@@ -20,6 +20,7 @@ import edgept
 ROOT = Path(__file__).resolve().parents[1]
 # Folder in the tree to folder in the package.
 SOURCES = {"edgept": "edgept", "export": "edgept/export", "runtime": "edgept/runtime"}
+EXTRAS = {"cpu", "gpu", "export", "tune", "dev"}
 BASE = {"click", "jinja2", "numpy", "rich", "safetensors", "tokenizers"}
 
 
@@ -146,7 +147,7 @@ def test_metadata(built: Built) -> None:
     assert metadata["License-Expression"] == "Apache-2.0"
     assert metadata["Requires-Python"] == ">=3.11"
     assert metadata.get_payload() == (ROOT / "README.md").read_text(encoding="utf-8")
-    assert set(metadata.get_all("Provides-Extra", [])) == {"cpu", "gpu", "export", "dev"}
+    assert set(metadata.get_all("Provides-Extra", [])) == EXTRAS
     entry_points = built.dist_info("entry_points.txt").split("\n")
     assert [line for line in entry_points if line] == [
         "[console_scripts]",
@@ -160,7 +161,7 @@ def test_a_device_gets_no_torch(built: Built) -> None:
     assert built.requirements("cpu").keys() == {"onnxruntime"}
     assert built.requirements("gpu").keys() == {"onnxruntime-gpu"}
     assert built.requirements("export").keys() >= {"torch", "transformers", "onnxruntime", "peft"}
-    for extra in (None, "cpu", "gpu", "export"):
+    for extra in (None, *EXTRAS):
         for name, bounds in built.requirements(extra).items():
             assert ">=" in bounds, f"{name}: a lower bound says the oldest version that was tried"
 

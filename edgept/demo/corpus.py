@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 __all__ = [
+    "DESKS",
     "END",
     "INTENTS",
     "LANGUAGES",
@@ -24,6 +25,11 @@ __all__ = [
     "Question",
     "make_question",
     "make_reply",
+    "reply_language",
+    "reply_templates",
+    "slot_names",
+    "slots_of",
+    "texts",
     "wrap",
 ]
 
