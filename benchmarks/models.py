@@ -29,7 +29,24 @@ def make_llama_135m(folder: Path) -> Path:
         eos_token_id=2,
     )
     LlamaForCausalLM(config).save_pretrained(folder)
+    _save_tokenizer(folder)
     return folder
+
+
+def _save_tokenizer(folder: Path) -> None:
+    """Any tokenizer: onnxruntime-genai's builder and client want one, though nothing here is text."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: index for index, token in enumerate(["<unk>", "<s>", "</s>", *alphabet])}
+    tokenizer: Any = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    wrapper: Any = PreTrainedTokenizerFast
+    wrapper(
+        tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>"
+    ).save_pretrained(folder)
 
 
 def make_prompts(model_folder: Path, folder: Path, count: int) -> list[Path]:

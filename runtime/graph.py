@@ -82,6 +82,12 @@ class Graph:
         options.intra_op_num_threads = self.threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3  # errors; it warns of every overridable initializer
+        if manifest.float_type == "float16":
+            # onnxruntime before 1.30 crashes in it on an input whose default is float16
+            options.add_session_config_entry(
+                "optimization.disable_specified_optimizers",
+                "FuseFp16InitializerToFp32NodeTransformer",
+            )
         try:
             self._session = self._ort.InferenceSession(str(path), options, providers=wanted)
         except Exception as error:  # onnxruntime's error types have no public common root

@@ -157,7 +157,6 @@ def test_ids_out_of_the_vocabulary(token: int) -> None:
         [Prompt({})],
         [object()],
     ],
-    ids=repr,
 )
 def test_what_is_no_request(content: Any, tokenizer: Tokenizer) -> None:
     with pytest.raises(UsageError):

@@ -43,7 +43,8 @@ def make_manifest(float_type: str = "float32") -> Manifest:
 def test_onnxruntime_reads_the_rows_in_the_bundles_type(float_type: str, tmp_path: Path) -> None:
     path = tmp_path / "p.onnx_adapter"
     write_onnx_adapter(Prompt({"prompt_embeds": ROWS}), make_manifest(float_type), path)
-    parameters = AdapterFormat.read_adapter(str(path)).get_parameters()
+    adapter = AdapterFormat.read_adapter(str(path))  # owns the memory of its parameters
+    parameters = adapter.get_parameters()
     assert list(parameters) == ["prompt_embeds"]
     stored = parameters["prompt_embeds"].numpy()
     assert stored.dtype == float_type
@@ -54,7 +55,8 @@ def test_without_a_bundle_it_is_float32_and_heads_come_along(tmp_path: Path) -> 
     path = tmp_path / "p.onnx_adapter"
     head = np.ones((2, 64), np.float32)
     write_onnx_adapter(Prompt({"prompt_embeds": ROWS, "head.weight": head}), None, path)
-    parameters = AdapterFormat.read_adapter(str(path)).get_parameters()
+    adapter = AdapterFormat.read_adapter(str(path))  # owns the memory of its parameters
+    parameters = adapter.get_parameters()
     assert parameters.keys() == {"prompt_embeds", "head.weight"}
     assert parameters["head.weight"].numpy().dtype == np.float32
 

@@ -41,7 +41,14 @@ _MAX_REQUEST = 16 << 20  # characters; no model takes as many
 )
 @click.option("--chat", is_flag=True, help="Wrap each text with the model's chat template.")
 @click.option("--system", help="System message of --chat.")
-@click.option("-n", "--max-new-tokens", type=click.IntRange(min=1), default=256, show_default=True)
+@click.option(
+    "-n",
+    "--max-new-tokens",
+    type=click.IntRange(min=1),
+    default=256,
+    show_default=True,
+    help="Longest answer, in tokens.",
+)
 @click.option(
     "--temperature",
     type=click.FloatRange(min=0),
