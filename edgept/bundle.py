@@ -61,6 +61,15 @@ class KVGeometry:
     shared_buffer: bool
     depends_on_length: bool = False
 
+    def names(self, side: str) -> list[str]:
+        """The graph's names of the cache: key and value of each layer in turn, `past_key_values.0.key`.
+
+        Args:
+            side: "past_key_values" for the inputs, "present" for the outputs.
+        """
+        layers = range(self.num_layers)
+        return [f"{side}.{layer}.{kind}" for layer in layers for kind in ("key", "value")]
+
 
 @dataclass(frozen=True)
 class Manifest:

@@ -16,14 +16,9 @@ from transformers import DynamicCache
 from edgept.bundle import KVGeometry
 from edgept.errors import ExportError
 
-__all__ = ["PromptedDecoder", "export_decoder", "kv_names", "probe_kv"]
+__all__ = ["PromptedDecoder", "export_decoder", "probe_kv"]
 
 _OPSET = 20
-
-
-def kv_names(side: str, num_layers: int) -> list[str]:
-    """Names of the cache tensors: `past_key_values.0.key` and so on, or `present.0.key`."""
-    return [f"{side}.{layer}.{kind}" for layer in range(num_layers) for kind in ("key", "value")]
 
 
 def probe_kv(model: Any, *, shared_buffer: bool) -> KVGeometry:
@@ -172,10 +167,10 @@ def export_decoder(model: Any, kv: KVGeometry) -> ir.Model:
             input_names=[
                 "input_ids",
                 "attention_mask",
-                *kv_names("past_key_values", kv.num_layers),
+                *kv.names("past_key_values"),
                 "prompt_embeds",
             ],
-            output_names=["logits", *kv_names("present", kv.num_layers)],
+            output_names=["logits", *kv.names("present")],
         )
     except Exception as error:  # torch raises many kinds here, none of them documented
         raise ExportError(
@@ -195,9 +190,9 @@ def _name_dimensions(model: ir.Model, kv: KVGeometry) -> None:
         "attention_mask": ["batch_size", "total_sequence_length"],
     }
     cache: list[str | int] = ["batch_size", kv.num_kv_heads]
-    for name in kv_names("past_key_values", kv.num_layers):
+    for name in kv.names("past_key_values"):
         shapes[name] = [*cache, "past_sequence_length", kv.head_dim]
-    for name in kv_names("present", kv.num_layers):
+    for name in kv.names("present"):
         shapes[name] = [*cache, "total_sequence_length", kv.head_dim]
     shapes["logits"] = ["batch_size", "sequence_length", ""]
     for value in (*model.graph.inputs, *model.graph.outputs):

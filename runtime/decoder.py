@@ -27,10 +27,8 @@ class Decoder:
             raise AssertionError("a decoder-only bundle has a cache; checked when it was opened")
         self._graph, self._kv = graph, manifest.kv
         self.max_length = max_length
-        layers = range(manifest.kv.num_layers)
-        kinds = ("key", "value")
-        self._past = [f"past_key_values.{layer}.{kind}" for layer in layers for kind in kinds]
-        self._present = [f"present.{layer}.{kind}" for layer in layers for kind in kinds]
+        self._past = manifest.kv.names("past_key_values")
+        self._present = manifest.kv.names("present")
 
     def open(self, request: Input, capacity: int) -> Cache:
         """A cache for one sequence, the request's prefix already in it.

@@ -124,6 +124,41 @@ class _Row:
         self.reason = reason
         return self._emit(self._rest())
 
+    def generation(
+        self,
+        request: Input,
+        *,
+        load_ms: float,
+        swap_ms: float,
+        tokenize_ms: float,
+        prefill_ms: float,
+        ttft_ms: float | None,
+        decode_ms: float | None,
+        total_ms: float,
+    ) -> Generation:
+        """What came out, with its times; decode_ms is that of all tokens after the first."""
+        count = len(self.token_ids)
+        latency = Latency(
+            load_ms=load_ms,
+            prompt_ms=request.prefix.load_ms if request.prefix else 0.0,
+            swap_ms=swap_ms,
+            tokenize_ms=tokenize_ms,
+            prefill_ms=prefill_ms,
+            ttft_ms=ttft_ms,
+            tpot_ms=decode_ms / (count - 1) if decode_ms is not None and count > 1 else None,
+            total_ms=total_ms,
+            virtual_tokens=request.virtual_tokens,
+            input_tokens=request.text_tokens,
+            new_tokens=count,
+        )
+        return Generation(
+            "".join(self.pieces),
+            self.token_ids,
+            self.reason or "cancelled",
+            request.prefix.name if request.prefix else None,
+            latency,
+        )
+
     def _rest(self) -> str:
         if self.reason is None or self.reason == "stop" or self._text is None:
             return ""
@@ -210,30 +245,16 @@ class GenerationStream(Iterator[str]):
 
     def _finish(self) -> None:
         self._cache = None
-        request, row, count = self._request, self._row, len(self._row.token_ids)
-        latency = Latency(
+        request, row = self._request, self._row
+        self.result = row.generation(
+            request,
             load_ms=self._load_ms,
-            prompt_ms=request.prefix.load_ms if request.prefix else 0.0,
             swap_ms=self._swap_ms,
             tokenize_ms=self._tokenize_ms,
             prefill_ms=self._prefill_ms,
             ttft_ms=None if self._first is None else self._first * 1e3,
-            tpot_ms=(
-                (self._spent - self._first) * 1e3 / (count - 1)
-                if self._first is not None and count > 1
-                else None
-            ),
+            decode_ms=None if self._first is None else (self._spent - self._first) * 1e3,
             total_ms=self._spent * 1e3,
-            virtual_tokens=request.virtual_tokens,
-            input_tokens=request.text_tokens,
-            new_tokens=count,
-        )
-        self.result = Generation(
-            "".join(row.pieces),
-            row.token_ids,
-            row.reason or "cancelled",
-            request.prefix.name if request.prefix else None,
-            latency,
         )
 
 
@@ -295,28 +316,15 @@ def generate_rows(
             lasts[index] = time.perf_counter()
     ended = time.perf_counter()
     return [
-        Generation(
-            "".join(row.pieces),
-            row.token_ids,
-            row.reason or "cancelled",
-            request.prefix.name if request.prefix else None,
-            Latency(
-                load_ms=load_ms,
-                prompt_ms=request.prefix.load_ms if request.prefix else 0.0,
-                swap_ms=swap * 1e3,
-                tokenize_ms=tokenize_ms,
-                prefill_ms=prefill * 1e3,
-                ttft_ms=(first - started) * 1e3,
-                tpot_ms=(
-                    (last - firsts[-1][2]) * 1e3 / (len(row.token_ids) - 1)
-                    if len(row.token_ids) > 1
-                    else None
-                ),
-                total_ms=(ended - started) * 1e3,
-                virtual_tokens=request.virtual_tokens,
-                input_tokens=request.text_tokens,
-                new_tokens=len(row.token_ids),
-            ),
+        row.generation(
+            request,
+            load_ms=load_ms,
+            swap_ms=swap * 1e3,
+            tokenize_ms=tokenize_ms,
+            prefill_ms=prefill * 1e3,
+            ttft_ms=(first - started) * 1e3,
+            decode_ms=(last - firsts[-1][2]) * 1e3,
+            total_ms=(ended - started) * 1e3,
         )
         for row, request, (swap, prefill, first), last in zip(
             rows, requests, firsts, lasts, strict=True

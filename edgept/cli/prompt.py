@@ -64,8 +64,7 @@ def pack(
 
     manifest = read_manifest(find_bundle(bundle))
     loaded = load_prompt_source(source, manifest, task_index=task_index, name=name)
-    if loaded.fingerprint is None:
-        warn_of_other_base(loaded, manifest)
+    warn_of_other_base(loaded, manifest)
     packed = bind(loaded, manifest)
     write_prompt(packed, output, overwrite=force)
     if as_json:
