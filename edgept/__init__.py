@@ -21,11 +21,13 @@ if TYPE_CHECKING:
     from edgept.prompt import Prompt
     from edgept.prompt_file import read_prompt, write_prompt
     from edgept.prompt_source import load_prompt_source
+    from edgept.runtime.classifier import Classification
     from edgept.runtime.content import LoadedPrompt
     from edgept.runtime.generation import Generation
     from edgept.runtime.model import Model, load
 
 __all__ = [
+    "Classification",
     "EdgeptError",
     "ExportError",
     "Generation",
@@ -48,6 +50,7 @@ __all__ = [
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Classification": "edgept.runtime.classifier",
     "Generation": "edgept.runtime.generation",
     "Latency": "edgept.latency",
     "LoadedPrompt": "edgept.runtime.content",

@@ -87,6 +87,8 @@ class Manifest:
         max_positions: longest sequence that the model was made for, virtual tokens included.
         max_virtual_tokens: longest prompt that this bundle takes.
         kv: the key/value cache's geometry; None for a model without one.
+        head_size: width that a prompt's head.weight takes; None where the task has no head.
+        labels: class names of the model's own trained head, in order; empty without one.
         bos_token_id: beginning-of-sequence id, None where the model has none.
         eos_token_ids: ids that end a generation.
         precision: of the weights: fp32, fp16, int8 or int4.
@@ -119,6 +121,8 @@ class Manifest:
     min_onnxruntime: str
     fingerprint: str
     created_by: str
+    head_size: int | None = None
+    labels: list[str] = field(default_factory=list)
     files: dict[str, BundleFile] = field(default_factory=dict)
     parity: dict[str, Any] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
@@ -147,6 +151,11 @@ class Manifest:
                 "kv.head_dim": self.kv.head_dim,
                 "kv.shared_buffer": int(self.kv.shared_buffer),
                 "kv.depends_on_length": int(self.kv.depends_on_length),
+            }
+        if self.head_size is not None:
+            entries |= {
+                "head_size": self.head_size,
+                "labels": json.dumps(self.labels, ensure_ascii=False),
             }
         return {f"edgept.{name}": str(entry) for name, entry in entries.items()}
 
@@ -212,6 +221,8 @@ def _check_fields(manifest: Manifest, path: Path) -> None:
     ]
     if manifest.kv is not None:
         sizes += [manifest.kv.num_layers, manifest.kv.num_kv_heads, manifest.kv.head_dim]
+    if manifest.head_size is not None:
+        sizes.append(manifest.head_size)
     sizes_are_sane = all(type(size) is int and 0 < size < 1 << 31 for size in sizes)
     names_are_plain = all(_FILE_NAME.fullmatch(name) for name in manifest.files)
     texts = (
@@ -222,6 +233,7 @@ def _check_fields(manifest: Manifest, path: Path) -> None:
         all(isinstance(text, str) for text in texts)
         and _is_list(manifest.providers, str)
         and _is_list(manifest.eos_token_ids, int)
+        and _is_list(manifest.labels, str)
         and type(manifest.bos_token_id) in (int, type(None))
         and isinstance(manifest.opset, dict)
         and _is_list(list(manifest.opset.values()), int)

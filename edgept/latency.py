@@ -15,14 +15,15 @@ class Latency:
             once for a prompt, not in total_ms. 0 without a prompt.
         swap_ms: making the prompt the request's own: its keys and values into the cache.
         tokenize_ms: text to token ids.
-        prefill_ms: one run over all of the input's tokens.
+        prefill_ms: one run over all of the input's tokens; of a classification, all of it, shared by
+            the rows that ran together.
         ttft_ms: time to first token, from the call, tokenisation included; None without one.
         tpot_ms: time per output token after the first; None with fewer than two.
         total_ms: the call to its end, detokenisation included; of a stream, without the time that its
             reader takes between two pieces.
         virtual_tokens: of the prompts.
         input_tokens: of the text.
-        new_tokens: generated, the end-of-text token included.
+        new_tokens: generated, the end-of-text token included; 0 of a classification.
     """
 
     load_ms: float
@@ -46,8 +47,11 @@ class Latency:
         rate = self.tokens_per_second
         first = "" if self.ttft_ms is None else f" · first token {self.ttft_ms:.1f} ms"
         pace = "" if rate is None else f" · {self.tpot_ms:.2f} ms/token · {rate:.0f} tokens/s"
+        end = f"total {self.total_ms:.1f} ms"
+        if self.new_tokens:
+            end = f"{self.new_tokens} tokens in {self.total_ms:.0f} ms"
         return (
             f"load {self.load_ms:.0f} ms · prompt {self.prompt_ms:.2f} ms · swap {self.swap_ms:.3f} ms "
             f"· tokenize {self.tokenize_ms:.2f} ms · prefill {self.prefill_ms:.1f} ms "
-            f"({self.virtual_tokens} virtual + {self.input_tokens} tokens){first}{pace} · {self.new_tokens} tokens in {self.total_ms:.0f} ms"
+            f"({self.virtual_tokens} virtual + {self.input_tokens} tokens){first}{pace} · {end}"
         )

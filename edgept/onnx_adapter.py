@@ -50,6 +50,10 @@ def write_onnx_adapter(
             "onnxruntime is not installed: pip install 'edgept[cpu]', or on a Jetson the onnxruntime "
             "wheel of your JetPack."
         ) from error
+    tensors = dict(prompt.tensors)
+    if "head.weight" in tensors and "head.bias" not in tensors:
+        # the graph's default is the bias of another head
+        tensors["head.bias"] = np.zeros(len(tensors["head.weight"]), np.float32)
     float_type = np.dtype(manifest.float_type if manifest else "float32")
     adapter = AdapterFormat()
     adapter.set_adapter_version(1)
@@ -57,7 +61,7 @@ def write_onnx_adapter(
     adapter.set_parameters(
         {
             name: OrtValue.ortvalue_from_numpy(np.ascontiguousarray(tensor, dtype=float_type))
-            for name, tensor in prompt.tensors.items()
+            for name, tensor in tensors.items()
         }
     )
     with tempfile.TemporaryDirectory() as folder:

@@ -51,7 +51,8 @@ _TASKS = {
     "FEATURE_EXTRACTION": "feature-extraction",
 }
 _PEFT_KEYS = {"prompt_embeddings", "prefix_task_cols", "prefix_task_rows"}
-_HEADS = ("classifier", "score", "qa_outputs")
+_CLASSIFIER_HEADS = ("classifier", "score")
+_HEADS = (*_CLASSIFIER_HEADS, "qa_outputs")
 
 
 def read_peft_folder(
@@ -168,11 +169,13 @@ def write_peft_folder(
     """Write a folder that peft's PeftModel.from_pretrained loads.
 
     Rows become PROMPT_TUNING whatever learned them, since that is what they are afterwards;
-    keys and values become PREFIX_TUNING.
+    keys and values become PREFIX_TUNING. A head becomes the module that peft saves with a sequence
+    classifier; its labels are not written, since peft has no place for them.
 
     Args:
         prompt: the prompt.
-        manifest: of its bundle; names the base model where the prompt does not.
+        manifest: of its bundle; names the base model where the prompt does not, and decides what
+            the head is called.
         path: the folder to make.
         overwrite: whether an existing adapter folder may be replaced.
 
@@ -181,6 +184,9 @@ def write_peft_folder(
         IncompatibleError: the prompt holds what an adapter folder cannot say.
     """
     config, rows = _config_and_rows(prompt)
+    head = _peft_head(prompt, manifest)
+    if head:
+        config["modules_to_save"] = list(_CLASSIFIER_HEADS)
     config["base_model_name_or_path"] = prompt.base_model or (manifest.source if manifest else None)
     config["task_type"] = {task: name for name, task in _TASKS.items()}.get(prompt.task)
     config["inference_mode"] = True
@@ -190,12 +196,14 @@ def write_peft_folder(
     with atomic_folder(path, marker=CONFIG_NAME, overwrite=overwrite) as folder:
         text = json.dumps(config, indent=2, sort_keys=True) + "\n"
         (folder / CONFIG_NAME).write_text(text, encoding="utf-8")
-        weights = save({"prompt_embeddings": np.ascontiguousarray(rows)}, {"format": "pt"})
+        tensors = {"prompt_embeddings": np.ascontiguousarray(rows), **head}
+        weights = save(tensors, {"format": "pt"})
         (folder / WEIGHT_NAMES[0]).write_bytes(weights)
 
 
 def _config_and_rows(prompt: Prompt) -> tuple[dict[str, Any], npt.NDArray[np.float32]]:
-    if set(prompt.tensors) == {"prompt_embeds"} and prompt.tensors["prompt_embeds"].ndim == 2:
+    held = set(prompt.tensors) - {"head.weight", "head.bias"}
+    if held == {"prompt_embeds"} and prompt.tensors["prompt_embeds"].ndim == 2:
         rows = prompt.tensors["prompt_embeds"]  # (P, hidden)
         return {
             "peft_type": "PROMPT_TUNING",
@@ -203,7 +211,7 @@ def _config_and_rows(prompt: Prompt) -> tuple[dict[str, Any], npt.NDArray[np.flo
             "num_virtual_tokens": rows.shape[0],
             "token_dim": rows.shape[1],
         }, rows
-    if set(prompt.tensors) == {"prompt_kv"}:
+    if held == {"prompt_kv"}:
         cache = prompt.tensors["prompt_kv"]  # (layers, 2, kv_heads, P, head_dim)
         num_layers, _, num_kv_heads, num_virtual_tokens, head_dim = cache.shape
         return {
@@ -217,8 +225,34 @@ def _config_and_rows(prompt: Prompt) -> tuple[dict[str, Any], npt.NDArray[np.flo
         }, cache.transpose(3, 0, 1, 2, 4).reshape(num_virtual_tokens, -1)
     raise IncompatibleError(
         f"prompt {prompt.name!r} holds {_names(prompt.tensors)}; a peft folder takes prompt_embeds "
-        "of one layer or prompt_kv, alone. Export it as onnx-adapter instead."
+        "of one layer or prompt_kv. Export it as onnx-adapter instead."
     )
+
+
+def _peft_head(prompt: Prompt, manifest: Manifest | None) -> dict[str, npt.NDArray[np.float32]]:
+    """The head under the names that peft 0.21 gives it: an encoder's classifier, a decoder's score."""
+    weight, bias = prompt.tensors.get("head.weight"), prompt.tensors.get("head.bias")
+    if weight is None:
+        return {}
+    if prompt.task != "text-classification" or manifest is None:
+        found = f"a head for {prompt.task}" if manifest is not None else "a head"
+        raise IncompatibleError(
+            f"prompt {prompt.name!r} has {found}; it can be written for peft's SEQ_CLS only, and only "
+            "where the bundle says what kind of model it is for. Give --bundle, or export it as "
+            "onnx-adapter instead."
+        )
+    if manifest.kv is None:
+        zeros = np.zeros(len(weight), np.float32)
+        return {
+            "base_model.classifier.weight": np.ascontiguousarray(weight),
+            "base_model.classifier.bias": zeros if bias is None else np.ascontiguousarray(bias),
+        }
+    if bias is not None and bias.any():
+        raise IncompatibleError(
+            f"prompt {prompt.name!r} has a head with a bias; {manifest.architecture}'s has none, so peft "
+            "could not load it. Export it as onnx-adapter instead."
+        )
+    return {"base_model.score.weight": np.ascontiguousarray(weight)}
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

@@ -23,13 +23,14 @@ class Prompt:
             Wang et al. 2023; context-aware prompt tuning, Blau et al. 2024);
             ``prompt_kv`` (layers, 2, kv_heads, num_virtual_tokens, head_dim), initial keys [:, 0]
             and values [:, 1] as the cache holds them (prefix tuning, Li & Liang 2021; CARTRIDGE);
-            ``head.weight`` (classes, hidden) and ``head.bias`` (classes,), a task's own head.
+            ``head.weight`` (classes, head_size) and ``head.bias`` (classes,), a task's own head; a
+            prompt may be a head alone (linear probing).
         name: what a user calls the task, "spanish".
         method: peft's name of the method in lower case, "prompt_tuning"; "unknown" from bare tensors.
         fingerprint: of the frozen model that it was trained for or bound to (64 hex digits);
             None where nobody has said, as in every peft checkpoint.
         task: the task as transformers names it, "text-generation".
-        labels: the head's class names, in order; empty without a head.
+        labels: the head's class names, in order; empty without a head, or where nobody named them.
         base_model: the name or path that the training tool recorded; "" where unknown.
         created_by: the program that wrote the file.
     """
@@ -51,6 +52,13 @@ class Prompt:
         if "prompt_kv" in self.tensors:
             return int(self.tensors["prompt_kv"].shape[3])
         return 0
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the head's classes; LABEL_0, LABEL_1, … as in transformers where nobody gave any."""
+        if self.labels or "head.weight" not in self.tensors:
+            return self.labels
+        return tuple(f"LABEL_{index}" for index in range(len(self.tensors["head.weight"])))
 
     @property
     def nbytes(self) -> int:
@@ -85,6 +93,8 @@ def check_fits(prompt: Prompt, manifest: Manifest) -> None:
     if manifest.kv is not None:
         kv = manifest.kv
         expected["prompt_kv"] = (kv.num_layers, 2, kv.num_kv_heads, None, kv.head_dim)
+    if manifest.head_size is not None:
+        expected |= {"head.weight": (None, manifest.head_size), "head.bias": (None,)}
     for name, tensor in prompt.tensors.items():
         if name not in expected:
             raise IncompatibleError(
@@ -96,20 +106,21 @@ def check_fits(prompt: Prompt, manifest: Manifest) -> None:
             want is not None and size != want
             for size, want in zip(tensor.shape, wanted, strict=True)
         ):
-            shape = ", ".join("virtual tokens" if size is None else str(size) for size in wanted)
+            free = "classes" if name.startswith("head.") else "virtual tokens"
+            shape = ", ".join(free if size is None else str(size) for size in wanted)
             raise IncompatibleError(
                 f"prompt {prompt.name!r}: {name} has shape {tuple(tensor.shape)}, this bundle "
                 f"({manifest.source}) needs ({shape}). It was trained for a model of another size."
             )
-    if (
-        manifest.task == "text-generation"
-        and len({"prompt_embeds", "prompt_kv"} & {*prompt.tensors}) != 1
-    ):
+    rows_and_prefixes = {"prompt_embeds", "prompt_kv"} & {*prompt.tensors}
+    if manifest.head_size is not None:
+        _check_head(prompt, manifest)
+    if len(rows_and_prefixes) > 1 or (manifest.head_size is None and not rows_and_prefixes):
         raise IncompatibleError(
             f"prompt {prompt.name!r} holds {', '.join(prompt.tensors) or 'no tensor'}, this bundle "
             f"({manifest.task}) takes either prompt_embeds or prompt_kv. Pack the one that was trained."
         )
-    if prompt.num_virtual_tokens < 1:
+    if prompt.num_virtual_tokens < 1 and (rows_and_prefixes or not prompt.tensors):
         raise IncompatibleError(
             f"prompt {prompt.name!r} has no virtual token, so it is no prompt. Pass None for the "
             "plain model."
@@ -127,6 +138,36 @@ def check_fits(prompt: Prompt, manifest: Manifest) -> None:
             raise IncompatibleError(
                 f"prompt {prompt.name!r}: {name} holds values that are not finite in the bundle's "
                 f"{manifest.float_type}. Export the model in fp32, or retrain."
+            )
+
+
+def _check_head(prompt: Prompt, manifest: Manifest) -> None:
+    """Check the head against the bundle; its shapes one by one have been checked."""
+    weight, bias = prompt.tensors.get("head.weight"), prompt.tensors.get("head.bias")
+    if weight is None:
+        if bias is not None or prompt.labels:
+            found = "head.bias" if bias is not None else "labels"
+            raise IncompatibleError(
+                f"prompt {prompt.name!r} has {found} but no head.weight. Pack the whole head."
+            )
+        if not manifest.labels:
+            raise IncompatibleError(
+                f"prompt {prompt.name!r} has no head, and {manifest.source} has none of its own: "
+                "nothing says what the classes are. Pack a prompt that was trained with its head (peft's "
+                "SEQ_CLS saves it), or export a model that was fine-tuned for the task."
+            )
+        return
+    classes = len(weight)
+    if classes < 2:
+        raise IncompatibleError(
+            f"prompt {prompt.name!r}: head.weight has {classes} row, expected one for each of two classes "
+            "or more. A head for regression is not run."
+        )
+    for name, found_size in (("head.bias", bias), ("labels", prompt.labels or None)):
+        if found_size is not None and len(found_size) != classes:
+            raise IncompatibleError(
+                f"prompt {prompt.name!r}: head.weight has {classes} classes, {name} has "
+                f"{len(found_size)}. Give one for each class (edgept prompt pack --labels)."
             )
 
 

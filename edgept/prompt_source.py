@@ -120,7 +120,8 @@ def _load_file(
     else:
         raise UsageError(f"there is no {source}. Check the path.")
     prompt = _from_tensors(tensors, manifest, task_index, source)
-    return replace(prompt, name=source.stem, task=manifest.task if manifest else prompt.task)
+    task = "text-classification" if "head.weight" in prompt.tensors else prompt.task
+    return replace(prompt, name=source.stem, task=manifest.task if manifest else task)
 
 
 def _is_prompt(header: Header) -> bool:
@@ -143,7 +144,7 @@ def _from_tensors(
     if row_key is not None:
         known.pop("prompt_embeds", None)
         known.update(_by_shape(tensors[row_key], manifest, source))
-    elif "prompt_kv" not in known:
+    elif not {"prompt_kv", "head.weight"} & known.keys():
         raise UsageError(
             f"{source} holds {len(tensors)} tensors, none of them named as a prompt's "
             f"({', '.join(TENSOR_RANKS)}, prompt_embeddings): {str(sorted(tensors))[:200]}. "

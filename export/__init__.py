@@ -2,13 +2,16 @@
 
 Code organization (a model passes through these in order):
     source.py           find the model, its task and its frozen PyTorch module
+    families.py         what sets one family of encoders apart; heads.py a classifier's last layer
     fingerprint.py      what identifies the frozen model
     llm_builder.py      decoder-only models that onnxruntime-genai's builder knows
     torch_exporter.py   every other decoder-only model, through torch.onnx
+    classifier_exporter.py  classifiers, the head an input too; tracing.py torch.onnx itself
     graph.py            what both graphs get: virtual tokens, logits_to_keep, metadata
     genai_config.py     what a stock onnxruntime-genai program reads
     quantize.py         int4 and int8 weights for graphs from torch.onnx
-    parity.py           PyTorch against the bundle, figure by figure
+    parity.py           PyTorch against the bundle, figure by figure: generation_parity.py and
+                        classifier_parity.py, collected by tally.py
     chatter.py          their messages, to a log
     exporter.py         `edgept export`: all of the above, then one rename
     verifier.py         `edgept verify`: parity on demand, with peft itself as the reference

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 import torch
 from transformers import AutoTokenizer
@@ -19,17 +20,22 @@ from edgept.bundle import MANIFEST_NAME, BundleFile, KVGeometry, Manifest, hash_
 from edgept.errors import ExportError, UsageError
 from edgept.export import llm_builder
 from edgept.export.chatter import logged
+from edgept.export.classifier_exporter import export_decoder_classifier, export_encoder_classifier
+from edgept.export.families import ENCODERS
 from edgept.export.fingerprint import fingerprint
 from edgept.export.genai_config import write_genai_config
 from edgept.export.graph import (
     add_logits_to_keep,
     add_virtual_tokens,
+    declare_head_inputs,
     declare_prompt_input,
 )
+from edgept.export.heads import find_head, head_labels
 from edgept.export.llm_builder import BuilderError
-from edgept.export.parity import Parity, check_parity
+from edgept.export.parity import check_parity
 from edgept.export.quantize import quantize_weights
 from edgept.export.source import ModelSource, find_model, load_frozen
+from edgept.export.tally import Parity
 from edgept.export.torch_exporter import export_decoder, probe_kv
 from edgept.runtime.model import load
 
@@ -95,7 +101,7 @@ def export_model(
         model: local transformers folder or hub id.
         output: folder of the bundle; it appears when all is done.
         precision: of the weights: fp32, fp16, int8 or int4 (blocks of 32, weights only); None takes
-            int4 for the CPU and fp16 elsewhere.
+            int4 for the CPU, fp32 for an encoder there, and fp16 elsewhere.
         task: transformers' name; None finds it from the config.
         target: cpu, cuda or jetson: execution provider and float type.
         max_virtual_tokens: longest prompt that the bundle takes; None is 1024 or what the model's
@@ -111,8 +117,7 @@ def export_model(
     """
     if target not in _PRECISIONS:
         raise UsageError(f"unknown target {target!r}; expected one of {', '.join(_PRECISIONS)}.")
-    precision = precision or _PRECISIONS[target][0]
-    if precision not in _PRECISIONS[target]:
+    if precision is not None and precision not in _PRECISIONS[target]:
         raise UsageError(
             f"precision {precision!r} is not exported for the target {target}; expected one of "
             f"{', '.join(_PRECISIONS[target])}."
@@ -120,13 +125,23 @@ def export_model(
     with atomic_folder(output, marker=MANIFEST_NAME, overwrite=force) as folder, logged() as log:
         progress("reading the model")
         source = find_model(model, task)
+        generates = source.task == "text-generation"
+        if verify_text is not None and not generates:
+            raise UsageError(
+                f"--verify-text measures perplexity, which {source.task} has none of. Leave it out."
+            )
+        if precision is None:
+            # encoders are small, and run once a text: their weights are not what takes the time
+            on_cpu = source.is_encoder and target == "cpu"
+            precision = "fp32" if on_cpu else _PRECISIONS[target][0]
         reference, graph, kv = _build(source, folder, log, precision, target, progress)
-        add_logits_to_keep(graph.graph)
+        if generates:
+            add_logits_to_keep(graph.graph)
         progress("writing the bundle")
         _save_tokenizer(source, folder)
         manifest = _describe(source, reference, graph, kv, precision, target, max_virtual_tokens)
         _save(graph, folder, manifest)
-        if not (folder / "genai_config.json").is_file():
+        if generates and not (folder / "genai_config.json").is_file():
             write_genai_config(folder, manifest, source.config.num_attention_heads)
         manifest = replace(manifest, files=_list_files(folder))
         (folder / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
@@ -149,9 +164,10 @@ def _build(
     precision: str,
     target: str,
     progress: Callable[[str], object],
-) -> tuple[Any, ir.Model, KVGeometry]:
+) -> tuple[Any, ir.Model, KVGeometry | None]:
     """The frozen PyTorch model, the graph with its prompt input, and the cache's geometry."""
-    if llm_builder.knows(source):
+    classifies = source.task == "text-classification"
+    if not classifies and llm_builder.knows(source):
         with tempfile.TemporaryDirectory(prefix="edgept-work-") as work:
             progress(f"building the {precision} graph with onnxruntime-genai's builder")
             built = Path(work) / "built"
@@ -174,10 +190,17 @@ def _build(
                 process.wait()
     else:
         reference = load_frozen(source)
-    kv = probe_kv(reference, shared_buffer=False)
+    kv = None if source.is_encoder else probe_kv(reference, shared_buffer=False)
     progress("exporting the graph with torch.onnx")
     half = target != "cpu" and precision != "fp32"
-    graph = export_decoder(copy.deepcopy(reference).half() if half else reference, kv)
+    model = copy.deepcopy(reference).half() if half else reference
+    if kv is None:
+        extra_inputs = ENCODERS[source.config.model_type].extra_inputs
+        graph = export_encoder_classifier(model, extra_inputs)
+    elif classifies:
+        graph = export_decoder_classifier(model, kv)
+    else:
+        graph = export_decoder(model, kv)
     if precision in ("int8", "int4"):
         progress(f"quantising the weights to {precision}")
         graph = quantize_weights(
@@ -185,7 +208,21 @@ def _build(
         )
     float_type = ir.DataType.FLOAT16 if half else ir.DataType.FLOAT
     declare_prompt_input(graph.graph, reference.get_input_embeddings().embedding_dim, float_type)
+    if classifies:
+        declare_head_inputs(graph.graph, *_default_head(reference, float_type))
     return reference, graph, kv
+
+
+def _default_head(reference: Any, dtype: ir.DataType) -> tuple[Any, Any]:
+    """The model's own head, weight (classes, head_size) and bias; one row of zeros where it has none."""
+    head = find_head(reference)
+    classes = len(head_labels(reference)) or 1
+    weight = np.zeros((classes, head.in_features), dtype.numpy())
+    bias = np.zeros(classes, dtype.numpy())
+    if classes > 1:
+        weight[:] = head.weight.numpy()
+        bias[:] = 0 if head.bias is None else head.bias.numpy()
+    return weight, bias
 
 
 def _add_prompt_input(graph: ir.Graph, embedding: Any) -> None:
@@ -222,7 +259,7 @@ def _describe(
     source: ModelSource,
     reference: Any,
     graph: ir.Model,
-    kv: KVGeometry,
+    kv: KVGeometry | None,
     precision: str,
     target: str,
     max_virtual_tokens: int | None,
@@ -231,7 +268,8 @@ def _describe(
     embedding = reference.get_input_embeddings()
     # BLOOM has no longest sequence of its own: its positions are biases of the attention
     max_positions = int(getattr(config, "max_position_embeddings", None) or 2048)
-    past = next(item for item in graph.graph.inputs if item.name == "past_key_values.0.key")
+    rows = next(item for item in graph.graph.inputs if item.name == "prompt_embeds")
+    classifies = source.task == "text-classification"
     limit = max_virtual_tokens or min(_MAX_VIRTUAL_TOKENS, max(1, max_positions - 1))
     if not 1 <= limit < max(2, max_positions):
         raise UsageError(
@@ -252,13 +290,15 @@ def _describe(
         bos_token_id=bos if isinstance(bos, int) else None,
         eos_token_ids=source.eos_token_ids,
         precision=precision,
-        float_type="float16" if past.dtype == ir.DataType.FLOAT16 else "float32",
+        float_type="float16" if rows.dtype == ir.DataType.FLOAT16 else "float32",
         target=target,
         providers=_PROVIDERS[target],
         opset=dict(graph.opset_imports),
         min_onnxruntime=_MIN_ONNXRUNTIME,
         fingerprint=fingerprint(reference),
         created_by=f"edgept {__version__}, PyTorch {torch.__version__}",
+        head_size=find_head(reference).in_features if classifies else None,
+        labels=head_labels(reference) if classifies else [],
     )
 
 

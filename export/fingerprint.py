@@ -5,6 +5,9 @@ import json
 from typing import Any
 
 import torch
+from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
+
+from edgept.export.heads import find_head
 
 __all__ = ["fingerprint"]
 
@@ -20,6 +23,7 @@ _IGNORED = {
     "id2label",
     "initializer_range",
     "label2id",
+    "num_labels",
     "pretraining_tp",
     "problem_type",
     "task_specific_params",
@@ -37,7 +41,9 @@ def fingerprint(model: Any) -> str:
     there, for sharded and single files, and whatever an export quantises to. Weights count by
     their place in the model, shape and value and not by name, since transformers renames them
     between versions; a tensor that is tied counts once. Of the configuration, what differs from
-    the architecture's defaults counts, without token ids, dropout and the like.
+    the architecture's defaults counts, without token ids, dropout and the like. A sequence
+    classifier's head does not count, nor how many classes it has: prompts bring their own, so the
+    fingerprint is that of what stays frozen.
 
     Args:
         model: a transformers model with its weights as loaded.
@@ -61,6 +67,8 @@ def fingerprint(model: Any) -> str:
 
 def _weight_digests(model: Any) -> list[bytes]:
     seen: set[int] = set()
+    if type(model).__name__ in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES.values():
+        seen.update(parameter.data_ptr() for parameter in find_head(model).parameters())
     digests = []
     for parameter in model.parameters():
         if parameter.data_ptr() in seen:

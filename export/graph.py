@@ -4,12 +4,20 @@ Inputs that a graph gains are overridable initializers: a program that does not 
 the plain model, and onnxruntime's own adapters (`.onnx_adapter`) can set them.
 """
 
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 from edgept.errors import ExportError
 
-__all__ = ["add_logits_to_keep", "add_virtual_tokens", "declare_prompt_input"]
+__all__ = [
+    "add_logits_to_keep",
+    "add_virtual_tokens",
+    "declare_head_inputs",
+    "declare_prompt_input",
+]
 
 _EMBEDDING_OPS = ("Gather", "GatherBlockQuantized")
 _PROJECTION_OPS = ("MatMul", "MatMulNBits", "Gemm")
@@ -18,14 +26,28 @@ _ALL_POSITIONS = 1 << 31
 
 def declare_prompt_input(graph: ir.Graph, hidden_size: int, dtype: ir.DataType) -> ir.Value:
     """Make `prompt_embeds` (num_virtual_tokens, hidden) an input whose default is one row of zeros."""
-    default = ir.tensor(np.zeros((1, hidden_size), dtype.numpy()), name="prompt_embeds")
-    value = next((item for item in graph.inputs if item.name == "prompt_embeds"), None)
+    default = np.zeros((1, hidden_size), dtype.numpy())
+    return _declare(graph, "prompt_embeds", ["num_virtual_tokens", hidden_size], default)
+
+
+def declare_head_inputs(graph: ir.Graph, weight: npt.NDArray[Any], bias: npt.NDArray[Any]) -> None:
+    """Make `head.weight` (num_classes, head_size) and `head.bias` inputs with these defaults."""
+    _declare(graph, "head.weight", ["num_classes", weight.shape[1]], weight)
+    _declare(graph, "head.bias", ["num_classes"], bias)
+
+
+def _declare(
+    graph: ir.Graph, name: str, dims: list[str | int], default: npt.NDArray[Any]
+) -> ir.Value:
+    """Make a value an input that may be left out."""
+    value = next((item for item in graph.inputs if item.name == name), None)
     if value is None:
-        value = ir.Value(name="prompt_embeds")
+        value = ir.Value(name=name)
         graph.inputs.append(value)
-    value.shape = ir.Shape(["num_virtual_tokens", hidden_size])
-    value.type = ir.TensorType(dtype)
-    value.const_value = default
+    tensor = ir.tensor(default, name=name)
+    value.shape = ir.Shape(dims)
+    value.type = ir.TensorType(tensor.dtype)
+    value.const_value = tensor
     graph.register_initializer(value)
     return value
 

@@ -7,14 +7,33 @@ from typing import Any
 import torch
 from optimum.exporters.tasks import TasksManager
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    GenerationConfig,
+)
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+)
 
 from edgept.errors import ExportError, UsageError
+from edgept.export.families import ENCODERS
+from edgept.export.heads import find_head, head_name
 
 __all__ = ["SUPPORTED_TASKS", "ModelSource", "find_model", "load_frozen"]
 
-SUPPORTED_TASKS = ("text-generation",)
+SUPPORTED_TASKS = ("text-generation", "text-classification")
+
+# Class that loads a task's model, and the model types that transformers has it for.
+_AUTO_CLASSES: dict[str, tuple[Any, Any]] = {
+    "text-generation": (AutoModelForCausalLM, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES),
+    "text-classification": (
+        AutoModelForSequenceClassification,
+        MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -42,6 +61,11 @@ class ModelSource:
         """Last part of the folder or hub id."""
         path = Path(self.location)
         return path.resolve().name if path.is_dir() else path.name
+
+    @property
+    def is_encoder(self) -> bool:
+        """Whether the model is an encoder, which reads a text as a whole and keeps no cache."""
+        return self.config.model_type in ENCODERS
 
     @property
     def eos_token_ids(self) -> list[int]:
@@ -130,20 +154,34 @@ def _find_task(config: Any, architecture: str, task: str | None) -> str:
                 f"{architecture} has no single task ({error}). Say it with --task "
                 f"({', '.join(SUPPORTED_TASKS)})."
             ) from error
+    model_type = config.model_type
     if task not in SUPPORTED_TASKS:
+        classifies = model_type in ENCODERS or model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+        hint = " Say --task text-classification to export it for that." if classifies else ""
         raise UsageError(
             f"{architecture} is for the task {task}, which this version does not export. It exports "
-            f"{', '.join(SUPPORTED_TASKS)}."
-        )
-    if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        raise UsageError(
-            f"transformers has no decoder-only model of the type {config.model_type!r}. Give a causal "
-            "language model."
+            f"{', '.join(SUPPORTED_TASKS)}.{hint}"
         )
     if getattr(config, "is_encoder_decoder", False):
         raise UsageError(
             f"{architecture} is an encoder-decoder, which this version does not export. Give a "
-            "decoder-only model."
+            "decoder-only model or an encoder."
+        )
+    if task == "text-generation" and model_type in ENCODERS:
+        raise UsageError(
+            f"{architecture} ({model_type}) is an encoder, which generates nothing. Say --task "
+            "text-classification."
+        )
+    if model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and model_type not in ENCODERS:
+        raise UsageError(
+            f"transformers has no decoder-only model of the type {model_type!r}, and the encoders that "
+            f"this version exports are {', '.join(ENCODERS)}. Give one of these, or a causal language "
+            "model."
+        )
+    if model_type not in _AUTO_CLASSES[task][1]:
+        raise UsageError(
+            f"transformers has no {model_type!r} model for the task {task}. Give a model of another "
+            "family."
         )
     return task
 
@@ -151,14 +189,15 @@ def _find_task(config: Any, architecture: str, task: str | None) -> str:
 def load_frozen(source: ModelSource, dtype: torch.dtype = torch.float32) -> Any:
     """Load the PyTorch model, in evaluation mode, without gradients.
 
-    Scaled-dot-product attention is asked for where the model has it: it is what `torch.onnx`
-    exports quickest.
+    Scaled-dot-product attention is what transformers takes where the model has it, and what
+    `torch.onnx` exports quickest. Of a classifier, the head alone may be missing from the checkpoint:
+    prompts bring their own. It is then all zeros.
 
     Raises:
         ExportError: the weights cannot be loaded, or some are missing from the checkpoint.
     """
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = _AUTO_CLASSES[source.task][0].from_pretrained(
             source.folder, dtype=dtype, trust_remote_code=False, output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
@@ -167,10 +206,19 @@ def load_frozen(source: ModelSource, dtype: torch.dtype = torch.float32) -> Any:
             "holds model.safetensors (or pytorch_model.bin) and matches its config.json."
         ) from error
     model, report = loaded
-    if report["missing_keys"]:
-        missing = sorted(report["missing_keys"])
+    missing = sorted(report["missing_keys"])
+    if source.task == "text-classification":
+        head, own = find_head(model), f"{head_name(model)}."
+        if any(name.startswith(own) for name in missing):
+            missing = [name for name in missing if not name.startswith(own)]
+            for parameter in head.parameters():
+                torch.nn.init.zeros_(parameter)
+    if missing:
+        family = ENCODERS.get(source.config.model_type)
+        reason = f" ({family.why_incomplete})" if family is not None else ""
         raise ExportError(
-            f"{source.location} lacks {len(missing)} weights ({missing[0]}, …), which would be random. "
-            "Give a complete checkpoint; a peft folder is a prompt, its base model is what is exported."
+            f"{source.location} lacks {len(missing)} weights ({missing[0]}, …), which would be random"
+            f"{reason}. Give a complete checkpoint; a peft folder is a prompt, its base model is what is "
+            "exported."
         )
     return model.eval().requires_grad_(False)

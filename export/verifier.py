@@ -10,10 +10,13 @@ import torch
 
 from edgept.errors import ExportError, IncompatibleError
 from edgept.export.chatter import logged
+from edgept.export.classifier_parity import reference_logits as class_logits
 from edgept.export.fingerprint import fingerprint
-from edgept.export.parity import TOLERANCE, Parity, Tally, measure_parity
-from edgept.export.parity import reference_logits as plain_logits
+from edgept.export.generation_parity import reference_logits as plain_logits
+from edgept.export.heads import find_head, head_name
+from edgept.export.parity import measure_parity
 from edgept.export.source import find_model, load_frozen
+from edgept.export.tally import TOLERANCE, Parity, Tally
 from edgept.runtime.content import LoadedPrompt
 from edgept.runtime.model import Model, load
 
@@ -67,6 +70,9 @@ def verify_bundle(
             return measure_parity(reference, runtime, precision=precision, verify_text=verify_text)
         loaded = runtime.load_prompt(prompt, task_index=task_index)
         is_peft = (Path(prompt) / "adapter_config.json").is_file()
+        if runtime.manifest.task == "text-classification":
+            folder = Path(prompt) if is_peft else None
+            return _compare_classes(reference, runtime, loaded, folder, task_index)
         if is_peft:
             return _against_peft(reference, runtime, loaded, Path(prompt), task_index)
         return _compare(
@@ -81,13 +87,9 @@ def verify_bundle(
 def _against_peft(
     base: Any, runtime: Model, prompt: LoadedPrompt, folder: Path, task_index: int | None
 ) -> Parity:
-    import peft
     from transformers import GenerationConfig
 
-    try:
-        model: Any = peft.PeftModel.from_pretrained(base, str(folder)).eval()
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise ExportError(f"peft {peft.__version__} could not load {folder}: {error}") from error
+    model = _load_peft(base, folder)
     # The model's own generation settings (Qwen's repetition penalty, say) are left out: they are choices
     # of a request here, and what is compared is the model under the prompt.
     eos = runtime.manifest.eos_token_ids
@@ -116,9 +118,64 @@ def _against_peft(
         scores = [step[0].float().numpy() for step in output.scores]
         return output.sequences[0, len(ids) :].tolist(), scores
 
-    method = prompt.prompt.method
-    reference = f"peft {peft.__version__} {method} on {type(base).__name__} in float32"
-    return _compare(runtime, prompt, reference, logits, generate)
+    return _compare(runtime, prompt, _peft_name(base, prompt), logits, generate)
+
+
+def _compare_classes(
+    base: Any, runtime: Model, prompt: LoadedPrompt, folder: Path | None, task_index: int | None
+) -> Parity:
+    """Texts of several lengths, alone and in one batch; peft itself is the reference where there is a folder."""
+    tally = Tally(TOLERANCE[runtime.manifest.precision])
+    random = np.random.default_rng(_SEED)
+    room = runtime.max_length - prompt.num_virtual_tokens
+    vocabulary = runtime.manifest.vocab_size
+    texts = [random.integers(0, vocabulary, min(length, room)).tolist() for length in _LENGTHS]
+    reference = f"{type(base).__name__} in float32, PyTorch {torch.__version__}"
+    if folder is None:
+        expected = [class_logits(base, ids, prompt) for ids in texts]
+    else:
+        reference = _peft_name(base, prompt)
+        expected = _peft_classes(base, prompt, folder, texts, task_index)
+    batch = runtime.classify_batch([(ids, prompt) for ids in texts])
+    for ids, row, logits in zip(texts, batch, expected, strict=True):
+        tally.add(runtime.classify(ids, prompt=prompt).logits[None], logits[None])
+        tally.add(row.logits[None], logits[None])
+    return tally.parity(reference)
+
+
+def _peft_classes(
+    base: Any, prompt: LoadedPrompt, folder: Path, texts: list[list[int]], task_index: int | None
+) -> list[Any]:
+    if prompt.head is not None:
+        # peft puts its saved head in place of one that has as many classes
+        own, classes = find_head(base), len(prompt.head.labels)
+        head = torch.nn.Linear(own.in_features, classes, bias=own.bias is not None)
+        setattr(base, head_name(base), head)
+        base.config.num_labels = base.num_labels = classes
+    model = _load_peft(base, folder)
+    extra = {} if task_index is None else {"task_ids": torch.tensor([task_index])}
+    logits = []
+    for ids in texts:
+        tokens = torch.tensor([ids])
+        with torch.no_grad():
+            output = model(input_ids=tokens, attention_mask=torch.ones_like(tokens), **extra)
+        logits.append(output.logits[0].float().numpy())
+    return logits
+
+
+def _load_peft(base: Any, folder: Path) -> Any:
+    import peft
+
+    try:
+        return peft.PeftModel.from_pretrained(base, str(folder)).eval()
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise ExportError(f"peft {peft.__version__} could not load {folder}: {error}") from error
+
+
+def _peft_name(base: Any, prompt: LoadedPrompt) -> str:
+    import peft
+
+    return f"peft {peft.__version__} {prompt.prompt.method} on {type(base).__name__} in float32"
 
 
 def _compare(

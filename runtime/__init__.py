@@ -1,7 +1,10 @@
 """The device side: onnxruntime, numpy and tokenizers; never torch.
 
 Code organization (a request passes through these in order):
-    model.py        load a bundle, make prompts resident, generate: the public class
+    model.py        load a bundle, make prompts resident, ask: the public class, whatever the task
+    generator.py    text generation, with its options.py and perplexity.py
+    classifier.py   text classification
+    residency.py    a prompt's tensors as the graph takes them
     content.py      texts, prompts and ids of a request to ids and a prompt table
     text.py         tokens and text; chat.py chat templates in a sandbox
     decoder.py      a decoder-only graph: open, prefill, step
@@ -16,15 +19,28 @@ Code organization (a request passes through these in order):
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from edgept.runtime.classifier import Classification
     from edgept.runtime.content import LoadedPrompt
     from edgept.runtime.generation import Generation, GenerationStream
     from edgept.runtime.model import Model, load
+    from edgept.runtime.options import GenerateOptions
     from edgept.runtime.sampling import Sampling
 
-__all__ = ["Generation", "GenerationStream", "LoadedPrompt", "Model", "Sampling", "load"]
+__all__ = [
+    "Classification",
+    "GenerateOptions",
+    "Generation",
+    "GenerationStream",
+    "LoadedPrompt",
+    "Model",
+    "Sampling",
+    "load",
+]
 
 # Loaded on first use: `edgept doctor` must run where a package that the model needs is missing.
 _HOMES = {
+    "Classification": "edgept.runtime.classifier",
+    "GenerateOptions": "edgept.runtime.options",
     "Generation": "edgept.runtime.generation",
     "GenerationStream": "edgept.runtime.generation",
     "LoadedPrompt": "edgept.runtime.content",

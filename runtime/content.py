@@ -11,7 +11,22 @@ from edgept.errors import UsageError
 from edgept.prompt import Prompt
 from edgept.runtime.text import Tokenizer
 
-__all__ = ["Content", "Input", "LoadedPrompt", "compose"]
+__all__ = ["Content", "Head", "Input", "LoadedPrompt", "compose", "encode_parts"]
+
+
+@dataclass(frozen=True, eq=False)
+class Head:
+    """A classification head, resident.
+
+    Attributes:
+        weight: (classes, head_size) in the graph's float type.
+        bias: (classes,), zeros where the head has none.
+        labels: one name a class.
+    """
+
+    weight: npt.NDArray[Any]
+    bias: npt.NDArray[Any]
+    labels: tuple[str, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,12 +36,14 @@ class LoadedPrompt:
     Attributes:
         prompt: as read from its file.
         rows: (num_virtual_tokens, hidden) in the graph's float type; None for a prompt that is
-            keys and values only (prefix tuning).
+            keys and values only (prefix tuning), or a head alone.
         kv: (2 · layers, kv_heads, num_virtual_tokens, head_dim), key and value of each layer in
             turn: computed once from the rows, or the prompt itself; None where the model's keys depend
-            on the length of the text, so that the rows are run with every request.
+            on the length of the text, or where it has none (encoders), so that the rows are run with
+            every request.
         load_ms: time from file to here.
         model: the model that it is resident on.
+        head: the task's own head; None without one.
     """
 
     prompt: Prompt
@@ -34,6 +51,7 @@ class LoadedPrompt:
     kv: npt.NDArray[Any] | None
     load_ms: float
     model: object
+    head: Head | None = None
 
     @property
     def name(self) -> str:
@@ -47,8 +65,9 @@ class LoadedPrompt:
 
     @property
     def nbytes(self) -> int:
-        """Memory that being resident costs: its rows and its keys and values, in bytes."""
-        return sum(array.nbytes for array in (self.rows, self.kv) if array is not None)
+        """Memory that being resident costs: its rows, its keys and values and its head, in bytes."""
+        head = (None, None) if self.head is None else (self.head.weight, self.head.bias)
+        return sum(array.nbytes for array in (self.rows, self.kv, *head) if array is not None)
 
 
 Part: TypeAlias = str | LoadedPrompt | Sequence[int]
@@ -64,12 +83,14 @@ class Input:
     """A request as the graph takes it.
 
     Attributes:
+        prompts: all that stand in the request, in order.
         prefix: the prompt that the sequence begins with; its keys and values are copied, not run.
         ids: (tokens,) int64: token ids, and ids from vocab_size on for rows of the table.
         table: (rows, hidden), the rows of the other prompts one after the other; None without any.
         virtual_tokens: of all prompts.
     """
 
+    prompts: tuple[LoadedPrompt, ...]
     prefix: LoadedPrompt | None
     ids: npt.NDArray[np.int64]
     table: npt.NDArray[Any] | None
@@ -117,16 +138,22 @@ def compose(
         parts.insert(0, prompt)
     ids: list[int] = []
     rows: list[npt.NDArray[Any]] = []
+    prompts: list[LoadedPrompt] = []
     prefix: LoadedPrompt | None = None
     next_virtual, virtual_tokens, seen_text = vocab_size, 0, False
-    only_prompts = all(isinstance(part, LoadedPrompt) for part in parts)
-    for position, part in enumerate(parts):
+    takes_room = [
+        part for part in parts if not isinstance(part, LoadedPrompt) or part.num_virtual_tokens
+    ]
+    for part in parts:
         if isinstance(part, LoadedPrompt):
             _check_resident(part, model)
+            prompts.append(part)
+            if not part.num_virtual_tokens:
+                continue  # a head alone takes no position
             virtual_tokens += part.num_virtual_tokens
             # With nothing behind it there is no token to run, so its rows are run instead.
-            runs_alone = only_prompts and len(parts) == 1
-            if position == 0 and part.kv is not None and not runs_alone:
+            runs_alone = len(takes_room) == 1
+            if prefix is None and not ids and part.kv is not None and not runs_alone:
                 prefix = part
             elif part.rows is None:
                 raise UsageError(
@@ -151,7 +178,27 @@ def compose(
     if not ids:
         raise UsageError("the request is empty: give a text, or token ids, or a prompt of rows.")
     table = np.concatenate(rows) if rows else None
-    return Input(prefix, np.asarray(ids, np.int64), table, virtual_tokens)
+    return Input(tuple(prompts), prefix, np.asarray(ids, np.int64), table, virtual_tokens)
+
+
+def encode_parts(rendered: Sequence[object], tokenizer: Tokenizer) -> Content:
+    """What a chat template rendered, texts and prompts, as a request; its special tokens are in it.
+
+    Raises:
+        UsageError: a part is neither.
+    """
+    parts: list[list[int] | LoadedPrompt] = []
+    for part in rendered:
+        if isinstance(part, str):
+            parts.append(tokenizer.encode(part, special_tokens=False))
+        elif isinstance(part, LoadedPrompt):
+            parts.append(part)
+        else:
+            raise UsageError(
+                f"a message's content holds {type(part).__name__}; expected texts and loaded "
+                "prompts (from model.load_prompt)."
+            )
+    return parts
 
 
 def _parts(content: Content) -> list[Part]:

@@ -95,7 +95,7 @@ class Decoder:
         }
         if table is not None:
             feeds["prompt_embeds"] = graph.value(table)
-        logits = np.empty((ids.shape[0], keep, graph.vocab_logits), graph.logits_type)
+        logits = np.empty((ids.shape[0], keep, graph.logits_size), graph.logits_type)
         feeds.update(zip(self._past, cache.past(), strict=True))
         fetches = {"logits": graph.value(logits)}
         fetches.update(zip(self._present, cache.present(new), strict=True))

@@ -29,7 +29,8 @@ class Graph:
         providers: execution providers in use, best first.
         threads: threads that compute one operator.
         float_type: numpy type of the graph's float inputs.
-        vocab_logits: logits of a position.
+        logits_size: logits of a position, or of a text; 0 where the request's head decides it.
+        input_names: that the graph takes.
         logits_type: their numpy type.
     """
 
@@ -104,7 +105,15 @@ class Graph:
             )
         self.float_type = np.dtype(manifest.float_type)
         logits = next(item for item in self._session.get_outputs() if item.name == "logits")
-        self.vocab_logits = int(logits.shape[-1])
+        last = logits.shape[-1]
+        self.logits_size = last if isinstance(last, int) else 0
+        self.input_names = frozenset(
+            item.name
+            for item in (
+                *self._session.get_inputs(),
+                *self._session.get_overridable_initializers(),
+            )
+        )
         self.logits_type = np.dtype(np.float16 if "float16" in logits.type else np.float32)
         self._device = "cuda" if self.providers[0].startswith(("CUDA", "Tensorrt")) else "cpu"
         self._run_options = binding.RunOptions()

@@ -1,13 +1,11 @@
-"""The model on the device: load a bundle, make prompts resident, generate."""
+"""The model on the device: load a bundle, make prompts resident, and ask: one class for every task."""
 
-import math
 import os
-import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, NoReturn, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -17,18 +15,24 @@ from edgept.errors import IncompatibleError, InvalidFileError, UsageError
 from edgept.prompt import Prompt, check_fits
 from edgept.prompt_source import load_prompt_source
 from edgept.runtime.chat import ChatTemplate
-from edgept.runtime.content import Content, Input, LoadedPrompt, compose
-from edgept.runtime.decoder import Decoder
-from edgept.runtime.generation import Generation, GenerationStream, Limits, generate_rows
+from edgept.runtime.classifier import Classification, Classifier
+from edgept.runtime.content import Content, Input, LoadedPrompt, compose, encode_parts
+from edgept.runtime.generation import Generation, GenerationStream
+from edgept.runtime.generator import Generator
 from edgept.runtime.graph import Graph
 from edgept.runtime.graph_guard import check_graph
-from edgept.runtime.sampling import Sampling
+from edgept.runtime.options import GenerateOptions, read_options
+from edgept.runtime.perplexity import PERPLEXITY_WINDOW, perplexity
+from edgept.runtime.residency import make_head, rows_and_keys
 from edgept.runtime.text import Tokenizer
 
-__all__ = ["PERPLEXITY_WINDOW", "Model", "load"]
+__all__ = ["Model", "load"]
 
-_DEFAULT_NEW_TOKENS = 256
-PERPLEXITY_WINDOW = 512
+# What to call on a bundle of each task, for the errors of all others.
+_CALLS = {
+    "text-generation": "model.generate, model.stream or model.generate_batch",
+    "text-classification": "model.classify or model.classify_batch",
+}
 
 
 def load(
@@ -93,11 +97,7 @@ class Model:
         self.bundle = bundle
         self.manifest: Manifest = read_manifest(bundle)
         manifest = self.manifest
-        if manifest.task != "text-generation" or manifest.kv is None:
-            raise IncompatibleError(
-                f"{bundle} is a bundle for {manifest.task}; this version runs text-generation. Use the "
-                "edgept version that exported it."
-            )
+        _check_task(manifest, bundle)
         if "model.onnx" not in manifest.files:
             raise InvalidFileError(
                 "manifest-malformed", f"{bundle} lists no model.onnx. Export the model again."
@@ -113,7 +113,11 @@ class Model:
                 f"{manifest.max_positions} tokens."
             )
         self._graph = Graph(bundle / "model.onnx", manifest, threads=threads, providers=providers)
-        self._decoder = Decoder(self._graph, manifest, self.max_length)
+        self._runner: Generator | Classifier
+        if manifest.task == "text-classification":
+            self._runner = Classifier(self._graph, manifest, self.max_length)
+        else:
+            self._runner = Generator(self._graph, manifest, self.max_length, self.tokenizer)
         self.load_ms = (time.perf_counter() - started) * 1e3
 
     @property
@@ -157,34 +161,16 @@ class Model:
                 f"prompt {prompt.name!r} has {prompt.num_virtual_tokens} virtual tokens and the longest "
                 f"sequence here is {self.max_length}: no room is left for a text."
             )
-        rows, kv = None, None
-        if "prompt_embeds" in prompt.tensors:
-            rows = np.array(prompt.tensors["prompt_embeds"], self._graph.float_type, order="C")
-            if self.manifest.kv is not None and not self.manifest.kv.depends_on_length:
-                kv = self._keys_and_values(rows)
-        else:
-            stored = prompt.tensors["prompt_kv"]  # (layers, 2, kv_heads, virtual tokens, head_dim)
-            flat = stored.reshape(-1, *stored.shape[2:])
-            kv = np.array(flat, self._graph.float_type, order="C")
-        for array in (rows, kv):
-            if array is not None:
-                array.flags.writeable = False
-        return LoadedPrompt(prompt, rows, kv, (time.perf_counter() - started) * 1e3, self)
+        rows, kv = rows_and_keys(prompt, self.manifest, self._runner.keys_and_values)
+        head = make_head(prompt, self.manifest)
+        return LoadedPrompt(prompt, rows, kv, (time.perf_counter() - started) * 1e3, self, head)
 
     def generate(
         self,
         content: Content,
         *,
         prompt: LoadedPrompt | None = None,
-        max_new_tokens: int = _DEFAULT_NEW_TOKENS,
-        temperature: float = 0.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        repetition_penalty: float = 1.0,
-        seed: int | None = None,
-        stop: str | Sequence[str] = (),
-        on_full: Literal["stop", "error"] = "stop",
-        cancel: threading.Event | None = None,
+        **options: Unpack[GenerateOptions],
     ) -> Generation:
         """Generate a continuation.
 
@@ -193,34 +179,14 @@ class Model:
                 `[spanish, "text", support, "more text"]`. What `chat` returns, too. Special tokens
                 are added to the first text only, as peft's users do.
             prompt: put in front of the content; None is the plain model.
-            max_new_tokens: at most this many.
-            temperature: 0 is greedy; see `Sampling` for this and the next four.
-            top_k: 0 is off.
-            top_p: 1 is off.
-            repetition_penalty: 1 is off.
-            seed: of the sampling.
-            stop: texts that end the generation, themselves left out.
-            on_full: what to do when the longest sequence is reached: "stop" with finish_reason
-                "full", or "error".
-            cancel: another thread sets it to end at the next token.
+            **options: see `GenerateOptions`: max_new_tokens, temperature, stop and so on.
 
         Raises:
             UsageError: an argument is out of range, or the request does not fit.
             EdgeptError: the sequence is full and on_full is "error", or onnxruntime failed.
         """
-        stream = self.stream(
-            content,
-            prompt=prompt,
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            repetition_penalty=repetition_penalty,
-            seed=seed,
-            stop=stop,
-            on_full=on_full,
-            cancel=cancel,
-        )
+        self._generator("generate")
+        stream = self.stream(content, prompt=prompt, **options)
         for _ in stream:
             pass
         if stream.result is None:
@@ -232,86 +198,66 @@ class Model:
         content: Content,
         *,
         prompt: LoadedPrompt | None = None,
-        max_new_tokens: int = _DEFAULT_NEW_TOKENS,
-        temperature: float = 0.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        repetition_penalty: float = 1.0,
-        seed: int | None = None,
-        stop: str | Sequence[str] = (),
-        on_full: Literal["stop", "error"] = "stop",
-        cancel: threading.Event | None = None,
+        **options: Unpack[GenerateOptions],
     ) -> GenerationStream:
         """Generate piece by piece: iterate for the text, then read `.result`. Arguments as `generate`."""
         started = time.perf_counter()
-        sampling = Sampling(temperature, top_k, top_p, repetition_penalty, seed)
-        limits = self._limits(max_new_tokens, stop, on_full, cancel)
+        generator = self._generator("stream")
+        sampling, limits = read_options(self.manifest.eos_token_ids, **options)
         request = self._compose(content, prompt)
-        tokenize_ms = (time.perf_counter() - started) * 1e3
-        return GenerationStream(
-            self._decoder,
-            request,
-            sampling,
-            limits,
-            self.tokenizer,
-            load_ms=self.load_ms,
-            tokenize_ms=tokenize_ms,
-            started=started,
-        )
+        return generator.stream(request, sampling, limits, load_ms=self.load_ms, started=started)
 
     def generate_batch(
         self,
         requests: Iterable[tuple[Content, LoadedPrompt | None]],
-        *,
-        max_new_tokens: int = _DEFAULT_NEW_TOKENS,
-        temperature: float = 0.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        repetition_penalty: float = 1.0,
-        seed: int | None = None,
-        stop: str | Sequence[str] = (),
-        on_full: Literal["stop", "error"] = "stop",
-        cancel: threading.Event | None = None,
+        **options: Unpack[GenerateOptions],
     ) -> list[Generation]:
         """Generate for many requests together, each row under a prompt of its own.
 
         Args:
             requests: (content, prompt) pairs; contents as in `generate`, prompts may be None.
-            max_new_tokens: of each row; this and the rest as in `generate`.
-            temperature: 0 is greedy.
-            top_k: 0 is off.
-            top_p: 1 is off.
-            repetition_penalty: 1 is off.
-            seed: row i uses seed + i.
-            stop: texts that end a row.
-            on_full: "stop" or "error".
-            cancel: ends every row.
+            **options: of each row, see `GenerateOptions`; row i samples with seed + i.
 
         Returns:
             One generation a request, in their order, each with the tokens that it has alone.
         """
         started = time.perf_counter()
-        limits = self._limits(max_new_tokens, stop, on_full, cancel)
+        generator = self._generator("generate_batch")
+        sampling, limits = read_options(self.manifest.eos_token_ids, **options)
         composed = [self._compose(content, prompt) for content, prompt in requests]
-        if not composed:
-            return []
-        tokenize_ms = (time.perf_counter() - started) * 1e3
-        sampling = [
-            Sampling(
-                temperature, top_k, top_p, repetition_penalty, None if seed is None else seed + row
-            )
-            for row in range(len(composed))
-        ]
-        return generate_rows(
-            self._decoder,
-            composed,
-            sampling,
-            limits,
-            self.tokenizer,
-            load_ms=self.load_ms,
-            tokenize_ms=tokenize_ms,
-            started=started,
-        )
+        return generator.batch(composed, sampling, limits, load_ms=self.load_ms, started=started)
+
+    def classify(self, content: Content, *, prompt: LoadedPrompt | None = None) -> Classification:
+        """Say which class a text is of.
+
+        Args:
+            content: as in `generate`.
+            prompt: whose virtual tokens stand in front, and whose head is used; None is the plain
+                model with its own head.
+
+        Raises:
+            UsageError: the request does not fit, or neither a prompt nor the model has a head.
+        """
+        started = time.perf_counter()
+        classifier = self._classifier("classify")
+        request = self._compose(content, prompt)
+        return classifier.run([request], load_ms=self.load_ms, started=started)[0]
+
+    def classify_batch(
+        self, requests: Iterable[tuple[Content, LoadedPrompt | None]]
+    ) -> list[Classification]:
+        """Classify many texts, each under a prompt of its own; those under the same one run together.
+
+        Args:
+            requests: (content, prompt) pairs; contents as in `generate`, prompts may be None.
+
+        Returns:
+            One classification a request, in their order, each as it is alone.
+        """
+        started = time.perf_counter()
+        classifier = self._classifier("classify_batch")
+        composed = [self._compose(content, prompt) for content, prompt in requests]
+        return classifier.run(composed, load_ms=self.load_ms, started=started)
 
     def logits(
         self, content: Content, *, prompt: LoadedPrompt | None = None
@@ -321,12 +267,7 @@ class Model:
         Returns:
             (tokens, vocabulary) float32; a leading prompt has no rows of its own, since it is not run.
         """
-        request = self._compose(content, prompt)
-        cache = self._decoder.open(request, request.length)
-        logits: npt.NDArray[np.float32] = self._decoder.prefill(cache, request, all_positions=True)[
-            0
-        ]
-        return logits
+        return self._generator("logits").logits(self._compose(content, prompt))
 
     def perplexity(self, text: str, *, prompt: LoadedPrompt | None = None) -> float:
         """Perplexity of a text, in windows of at most 512 tokens, each with its first token given.
@@ -334,21 +275,11 @@ class Model:
         Raises:
             UsageError: the text has fewer than two tokens, or the bundle has no tokenizer.
         """
+        self._generator("perplexity")
         ids = self._compose(text, None).ids
         room = self.max_length - (prompt.num_virtual_tokens if prompt else 0)
         window = min(room, PERPLEXITY_WINDOW)
-        losses: list[npt.NDArray[np.float64]] = []
-        for begin in range(0, len(ids) - 1, window):
-            chunk = ids[begin : begin + window]
-            if len(chunk) < 2:
-                break
-            logits = self.logits(chunk.tolist(), prompt=prompt)[:-1].astype(np.float64)
-            logits -= logits.max(axis=1, keepdims=True)
-            chosen = logits[np.arange(len(chunk) - 1), chunk[1:]]
-            losses.append(np.log(np.exp(logits).sum(axis=1)) - chosen)
-        if not losses:
-            raise UsageError("perplexity needs a text of at least two tokens; give a longer one.")
-        return math.exp(float(np.concatenate(losses).mean()))
+        return perplexity(ids, window, lambda chunk: self.logits(chunk, prompt=prompt))
 
     def chat(
         self,
@@ -376,19 +307,7 @@ class Model:
         rendered = self._chat_template.render_parts(
             messages, tools=tools, add_generation_prompt=add_generation_prompt, **variables
         )
-        tokenizer = self.tokenizer
-        parts: list[list[int] | LoadedPrompt] = []
-        for part in rendered:
-            if isinstance(part, str):
-                parts.append(tokenizer.encode(part, special_tokens=False))
-            elif isinstance(part, LoadedPrompt):
-                parts.append(part)
-            else:
-                raise UsageError(
-                    f"a message's content holds {type(part).__name__}; expected texts and loaded "
-                    "prompts (from model.load_prompt)."
-                )
-        return parts
+        return encode_parts(rendered, self.tokenizer)
 
     @cached_property
     def _chat_template(self) -> ChatTemplate:
@@ -403,21 +322,30 @@ class Model:
             model=self,
         )
 
-    def _limits(
-        self,
-        max_new_tokens: int,
-        stop: str | Sequence[str],
-        on_full: Literal["stop", "error"],
-        cancel: threading.Event | None,
-    ) -> Limits:
-        stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
-        eos = frozenset(self.manifest.eos_token_ids)
-        return Limits(max_new_tokens, stops, eos, on_full, cancel)
+    def _generator(self, call: str) -> Generator:
+        return self._runner if isinstance(self._runner, Generator) else self._refuse(call)
 
-    def _keys_and_values(self, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Run a prompt's rows once; (2 · layers, kv_heads, num_virtual_tokens, head_dim)."""
-        first = self.manifest.vocab_size
-        request = Input(None, np.arange(first, first + len(rows)), rows, len(rows))
-        cache = self._decoder.open(request, len(rows))
-        self._decoder.prefill(cache, request)
-        return np.ascontiguousarray(cache.held(0))
+    def _classifier(self, call: str) -> Classifier:
+        return self._runner if isinstance(self._runner, Classifier) else self._refuse(call)
+
+    def _refuse(self, call: str) -> NoReturn:
+        task = self.manifest.task
+        raise UsageError(
+            f"model.{call} on a bundle for {task}. Call {_CALLS[task]}, or export the model for "
+            "another task (edgept export --task)."
+        )
+
+
+def _check_task(manifest: Manifest, bundle: Path) -> None:
+    if manifest.task not in _CALLS:
+        raise IncompatibleError(
+            f"{bundle} is a bundle for {manifest.task}; this version runs {', '.join(_CALLS)}. Use "
+            "the edgept version that exported it."
+        )
+    needed = "kv" if manifest.task == "text-generation" else "head_size"
+    if getattr(manifest, needed) is None:
+        raise InvalidFileError(
+            "manifest-malformed",
+            f"{bundle}: the manifest of a bundle for {manifest.task} lacks its {needed}. Export the "
+            "model again.",
+        )

@@ -104,9 +104,17 @@ def tiny_model(kind: str) -> Any:
             **common,
         ),
         "bloom": lambda: t.BloomConfig(n_layer=2, hidden_size=64, n_head=4, **common),
+        "bert": lambda: t.BertConfig(
+            hidden_size=64,
+            intermediate_size=128,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=256,
+            **common,
+        ),
     }
     torch.manual_seed(0)
-    auto: Any = t.AutoModelForCausalLM
+    auto: Any = t.AutoModel if kind == "bert" else t.AutoModelForCausalLM
     model = auto.from_config(configs[kind]())
     with torch.no_grad():
         for parameter in model.parameters():
@@ -154,17 +162,18 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pa
 def bundle_of(
     tmp_path_factory: pytest.TempPathFactory, model_folder: Callable[[str], Path]
 ) -> Callable[..., Path]:
-    """A function from a kind and a precision to an exported bundle, made at the first call."""
+    """A function from a kind, a precision and a task to an exported bundle, made at the first call."""
     from edgept.export import export_model
 
-    bundles: dict[tuple[str, str], Path] = {}
+    bundles: dict[tuple[str, str, str | None], Path] = {}
 
-    def bundle(kind: str, precision: str = "fp32") -> Path:
-        if (kind, precision) not in bundles:
+    def bundle(kind: str, precision: str = "fp32", task: str | None = None) -> Path:
+        key = kind, precision, task
+        if key not in bundles:
             source = shared(kind) if kind == "stories260K" else model_folder(kind)
             path = tmp_path_factory.mktemp("bundles") / f"{kind}-{precision}"
-            export_model(str(source), path, precision=precision)
-            bundles[kind, precision] = path
-        return bundles[kind, precision]
+            export_model(str(source), path, precision=precision, task=task)
+            bundles[key] = path
+        return bundles[key]
 
     return bundle

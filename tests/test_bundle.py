@@ -99,7 +99,14 @@ def test_is_read_as_it_was_written(folder: Path) -> None:
     manifest = read_manifest(folder)
     assert dataclasses.replace(manifest, files={}) == MANIFEST
     assert manifest.files["model.onnx"].size == 5
-    encoder = dataclasses.replace(MANIFEST, kv=None, bos_token_id=None, source="modèle 日本")
+    encoder = dataclasses.replace(
+        MANIFEST,
+        kv=None,
+        bos_token_id=None,
+        source="modèle 日本",
+        head_size=64,
+        labels=["sí, claro", "no"],
+    )
     write(folder, encoder)
     assert dataclasses.replace(read_manifest(folder), files={}) == encoder
 
@@ -214,7 +221,7 @@ def test_every_mutant_is_read_right_or_refused(folder: Path) -> None:
             found = getattr(manifest, field)
             if field == "kv":
                 assert found is None or isinstance(found, KVGeometry), name
-            elif field == "bos_token_id":
+            elif field in ("bos_token_id", "head_size"):
                 assert type(found) in (int, type(None)), name
             else:
                 assert type(found) is type(example), name
@@ -377,11 +384,14 @@ def test_manifest_of_another_graph(fields: dict[str, Any], words: str, real_copy
 
 
 def test_bundle_for_another_task(real_copy: Path) -> None:
+    change(real_copy, task="token-classification")
+    with pytest.raises(IncompatibleError, match="token-classification"):
+        edgept.load(real_copy)
     change(real_copy, task="text-classification")
-    with pytest.raises(IncompatibleError, match="text-classification"):
+    with pytest.raises(InvalidFileError, match="lacks its head_size"):
         edgept.load(real_copy)
     change(real_copy, task="text-generation", kv=None)
-    with pytest.raises(IncompatibleError):
+    with pytest.raises(InvalidFileError, match="lacks its kv"):
         edgept.load(real_copy)
 
 

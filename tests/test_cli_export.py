@@ -153,7 +153,7 @@ def test_weights_that_are_not_there(model_folder: Callable[[str], Path], tmp_pat
         (["--max-virtual-tokens", "0"], "max-virtual-tokens"),
         (["--max-virtual-tokens", "many"], "max-virtual-tokens"),
         (["--verify-text", "/nowhere"], "/nowhere"),
-        (["--task", "text-classification"], "does not export"),
+        (["--task", "token-classification"], "does not export"),
         (["--task", "no-such-task"], "does not export"),
         (["--no-such-flag"], "no-such-flag"),
     ],

@@ -89,6 +89,85 @@ def test_fingerprint_is_of_the_weights_not_of_the_file(
     assert fingerprint(again) != read_manifest(bundle_of("gpt2")).fingerprint
 
 
+def test_fingerprint_of_a_classifier_is_that_of_what_stays_frozen(
+    tmp_path: Path, model_folder: Callable[[str], Path]
+) -> None:
+    """Whatever head it was loaded with, and however many classes that has."""
+    import torch
+
+    from edgept.export.fingerprint import fingerprint
+    from edgept.export.source import find_model, load_frozen
+
+    frozen = load_frozen(find_model(str(model_folder("bert")), "text-classification"))
+    expected = fingerprint(frozen)
+    frozen.classifier = torch.nn.Linear(64, 7)
+    frozen.config.id2label = {index: f"class {index}" for index in range(7)}
+    frozen.save_pretrained(tmp_path / "tuned")
+    again = load_frozen(find_model(str(tmp_path / "tuned")))
+    assert again.classifier.out_features == 7
+    assert fingerprint(again) == expected
+    again.bert.pooler.dense.weight.data[3, 5] += 1e-3
+    assert fingerprint(again) != expected
+
+
+def test_a_head_may_be_missing_and_nothing_else(
+    tmp_path: Path, model_folder: Callable[[str], Path]
+) -> None:
+    from transformers import BertForMaskedLM
+
+    from edgept.export.heads import find_head, head_labels, head_name
+    from edgept.export.source import find_model, load_frozen
+
+    task = "text-classification"
+    for kind, name in (("bert", "classifier"), ("llama", "score")):
+        model = load_frozen(find_model(str(model_folder(kind)), task))
+        assert (head_name(model), head_labels(model)) == (name, [])
+        assert not any(parameter.any() for parameter in find_head(model).parameters())
+    masked: Any = BertForMaskedLM
+    masked(tiny_model("bert").config).save_pretrained(tmp_path / "masked")
+    with pytest.raises(ExportError, match=r"lacks 2 weights \(bert\.pooler.*has no pooler"):
+        load_frozen(find_model(str(tmp_path / "masked"), task))
+    with pytest.raises(UsageError, match=r"fill-mask.*--task text-classification"):
+        find_model(str(tmp_path / "masked"))
+
+
+def test_a_head_of_another_kind_is_refused() -> None:
+    import transformers as t
+
+    from edgept.export.heads import find_head
+
+    sizes: dict[str, Any] = {
+        "vocab_size": 9,
+        "hidden_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 1,
+        "intermediate_size": 8,
+    }
+    roberta: Any = t.RobertaForSequenceClassification
+    with pytest.raises(ExportError, match="is a RobertaClassificationHead"):
+        find_head(roberta(t.RobertaConfig(**sizes)))
+    bert: Any = t.BertModel
+    with pytest.raises(ExportError, match="has no head called classifier or score"):
+        find_head(bert(t.BertConfig(**sizes)))
+
+
+def test_an_encoder_of_another_family_is_named_as_one(tmp_path: Path) -> None:
+    import transformers as t
+
+    sizes: dict[str, Any] = {
+        "vocab_size": 9,
+        "hidden_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 1,
+        "intermediate_size": 8,
+    }
+    megatron: Any = t.MegatronBertForSequenceClassification
+    megatron(t.MegatronBertConfig(**sizes)).save_pretrained(tmp_path / "m")
+    with pytest.raises(ExportError, match=r"no decoder-only model; the encoders .* are bert"):
+        export_model(str(tmp_path / "m"), tmp_path / "b")
+    assert not (tmp_path / "b").exists()
+
+
 def test_a_wrong_graph_leaves_nothing_behind(
     tmp_path: Path, model_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -129,7 +208,7 @@ def test_never_replaces_what_it_did_not_make(
     [
         ({"precision": "fp16"}, "not exported for the target cpu"),
         ({"target": "toaster"}, "unknown target"),
-        ({"task": "text-classification"}, "does not export"),
+        ({"task": "token-classification"}, "does not export"),
         ({"max_virtual_tokens": 256}, "expected 1 to 255"),
     ],
 )

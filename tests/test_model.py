@@ -1,6 +1,7 @@
 """The public class on two real bundles: one whose cache grows, one whose cache is extended in place."""
 
 import dataclasses
+import inspect
 import itertools
 import math
 import shutil
@@ -453,6 +454,27 @@ def test_arguments_out_of_range(options: dict[str, Any], model: edgept.Model) ->
     ):
         with pytest.raises(UsageError, match=next(iter(options))):
             call()
+
+
+def test_an_unknown_option_is_a_type_error(model: edgept.Model) -> None:
+    wrong: dict[str, Any] = {"temprature": 0.7}
+    for call in (
+        lambda: model.generate(TEXT, **wrong),
+        lambda: model.stream(TEXT, **wrong),
+        lambda: model.generate_batch([(TEXT, None)], **wrong),
+    ):
+        with pytest.raises(TypeError, match="temprature"):
+            call()
+
+
+def test_every_option_is_documented_and_has_a_default() -> None:
+    from edgept.runtime.options import GenerateOptions, read_options
+
+    names = set(GenerateOptions.__annotations__)
+    parameters = inspect.signature(read_options).parameters
+    assert names == set(parameters) - {"eos_token_ids"}
+    assert all(parameters[name].default is not inspect.Parameter.empty for name in names)
+    assert all(f"{name}:" in (GenerateOptions.__doc__ or "") for name in names)
 
 
 # Batches

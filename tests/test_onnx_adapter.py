@@ -57,8 +57,10 @@ def test_without_a_bundle_it_is_float32_and_heads_come_along(tmp_path: Path) -> 
     write_onnx_adapter(Prompt({"prompt_embeds": ROWS, "head.weight": head}), None, path)
     adapter = AdapterFormat.read_adapter(str(path))  # owns the memory of its parameters
     parameters = adapter.get_parameters()
-    assert parameters.keys() == {"prompt_embeds", "head.weight"}
+    # with a bias of its own: the graph's default is that of another head
+    assert parameters.keys() == {"prompt_embeds", "head.weight", "head.bias"}
     assert parameters["head.weight"].numpy().dtype == np.float32
+    np.testing.assert_array_equal(parameters["head.bias"].numpy(), np.zeros(2, np.float32))
 
 
 def test_prefixes_and_prompts_that_do_not_fit_are_refused(tmp_path: Path) -> None:

@@ -253,7 +253,7 @@ def test_what_a_folder_cannot_say_is_refused(tmp_path: Path) -> None:
     head = Prompt(
         {"prompt_embeds": np.zeros((3, 4), np.float32), "head.weight": np.zeros((2, 4), np.float32)}
     )
-    for prompt in (deep, head):
-        with pytest.raises(IncompatibleError, match="a peft folder takes"):
+    for prompt, why in ((deep, "a peft folder takes"), (head, "Give --bundle")):
+        with pytest.raises(IncompatibleError, match=why):
             write_peft_folder(prompt, None, tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # A change here is a change that users see: note it in CHANGELOG.md.
 PUBLIC = {
     "edgept": [
+        "Classification",
         "EdgeptError",
         "ExportError",
         "Generation",
@@ -41,6 +42,8 @@ PUBLIC = {
     "edgept.cli": ["main"],
     "edgept.export": ["export_model", "verify_bundle"],
     "edgept.runtime": [
+        "Classification",
+        "GenerateOptions",
         "Generation",
         "GenerationStream",
         "LoadedPrompt",

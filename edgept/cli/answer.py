@@ -1,4 +1,4 @@
-"""What several commands say: an answer as it comes, and a doubt about a prompt."""
+"""What several commands say: an answer, and a doubt about a prompt."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,15 @@ __all__ = ["show", "warn_of_other_base"]
 def show(
     model: "Model", content: "Content", prompt: "LoadedPrompt | None", options: Mapping[str, Any]
 ) -> None:
-    """Stream an answer to stdout and its latency to stderr."""
+    """Say a text's class, or stream an answer, on stdout; its latency on stderr.
+
+    Options are those of `Model.stream`; a classification has none.
+    """
+    if model.manifest.task == "text-classification":
+        found = model.classify(content, prompt=prompt)
+        click.echo(f"{found.label} {found.probability:.4f}")
+        click.secho(f"[{found.latency}]", dim=True, err=True)
+        return
     with model.stream(content, prompt=prompt, **options) as stream:
         for piece in stream:
             click.echo(piece, nl=False)

@@ -24,9 +24,14 @@ __all__ = ["export"]
     "--precision",
     type=click.Choice(["fp32", "fp16", "int8", "int4"]),
     help="Of the weights. fp32 is PyTorch's result to 1e-4; int4 is smallest and quickest, at a cost "
-    "in quality that --verify-text measures. [default: int4 for cpu, fp16 otherwise]",
+    "in quality that --verify-text measures. [default: int4 for cpu, fp32 for encoders there, fp16 "
+    "otherwise]",
 )
-@click.option("--task", help="Task as transformers names it. [default: found from the config]")
+@click.option(
+    "--task",
+    help="Task as transformers names it: text-generation, text-classification. [default: found from "
+    "the config]",
+)
 @click.option(
     "--target",
     type=click.Choice(["cpu", "cuda", "jetson"]),
@@ -93,4 +98,7 @@ def export(
     else:
         click.echo(f"parity: {result.parity}")
     bundle = "" if str(result.bundle) == "bundle" else f"-b {result.bundle} "
+    if manifest.head_size is not None:
+        own = ", ".join(manifest.labels) or "none; prompts bring theirs"
+        click.echo(f"head of its own: {own}")
     click.echo(f'next: edgept run {bundle}--prompt PROMPT "your text"')

@@ -5,6 +5,7 @@
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +42,12 @@ def prompt() -> None:
 )
 @click.option("--name", help="What to call the task; default: the source's own name.")
 @click.option("--task-index", type=click.IntRange(min=0), help="Which task of a multitask prompt.")
+@click.option(
+    "--labels",
+    metavar="NAME,NAME,…|@FILE",
+    help="Names of a head's classes in order, or a file with one a line; peft records none. "
+    "[default: the source's own, else LABEL_0, LABEL_1, …]",
+)
 @click.option("--force", is_flag=True, help="Replace an existing file.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def pack(
@@ -49,6 +56,7 @@ def pack(
     output: Path,
     name: str | None,
     task_index: int | None,
+    labels: str | None,
     *,
     force: bool,
     as_json: bool,
@@ -62,8 +70,15 @@ def pack(
     from edgept.prompt_file import write_prompt
     from edgept.prompt_source import bind, load_prompt_source
 
+    names = None if labels is None else _read_labels(labels)
     manifest = read_manifest(find_bundle(bundle))
     loaded = load_prompt_source(source, manifest, task_index=task_index, name=name)
+    if names is not None:
+        if "head.weight" not in loaded.tensors:
+            raise click.UsageError(
+                f"--labels name the classes of a head, and {source} has none. Leave them out."
+            )
+        loaded = replace(loaded, labels=names)
     warn_of_other_base(loaded, manifest)
     packed = bind(loaded, manifest)
     write_prompt(packed, output, overwrite=force)
@@ -74,7 +89,7 @@ def pack(
     else:
         size = output.stat().st_size
         click.echo(
-            f"{click.format_filename(output)}: {packed.name}, {packed.num_virtual_tokens} virtual tokens, {size} bytes, "
+            f"{click.format_filename(output)}: {packed.name}, {_size(packed)}, {size} bytes, "
             f"for {manifest.source}"
         )
 
@@ -145,9 +160,31 @@ def export(
         check_fits(loaded, manifest)
     write = write_onnx_adapter if form == "onnx-adapter" else write_peft_folder
     write(loaded, manifest, output, overwrite=force)
-    click.echo(
-        f"{click.format_filename(output)}: {loaded.name}, {loaded.num_virtual_tokens} virtual tokens"
-    )
+    click.echo(f"{click.format_filename(output)}: {loaded.name}, {_size(loaded)}")
+
+
+def _read_labels(given: str) -> tuple[str, ...]:
+    names = given.split(",")
+    if given.startswith("@"):
+        try:
+            with open(given[1:], encoding="utf-8") as file:  # noqa: PTH123 - "" is an error, not "."
+                names = file.read().splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise click.UsageError(f"--labels {given}: {error}.") from error
+    labels = tuple(name.strip() for name in names)
+    if not all(labels) or len(set(labels)) < len(labels) or not labels:
+        raise click.UsageError(
+            f"--labels {given}: found {len(labels)} names, one of them empty or twice. Give a name of its "
+            "own to each class."
+        )
+    return labels
+
+
+def _size(loaded: "Prompt") -> str:
+    size = f"{loaded.num_virtual_tokens} virtual tokens"
+    if "head.weight" in loaded.tensors:
+        size += f", {len(loaded.tensors['head.weight'])} classes"
+    return size
 
 
 def _describe(loaded: "Prompt") -> dict[str, Any]:

@@ -1,8 +1,8 @@
-"""`edgept run`: answer texts under one prompt or several."""
+"""`edgept run`: answer or classify texts under one prompt or several."""
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from edgept.cli.answer import show, warn_of_other_base
 from edgept.cli.options import bundle_option, json_option
 
 if TYPE_CHECKING:
+    from edgept.runtime.classifier import Classification
     from edgept.runtime.content import Content, LoadedPrompt
     from edgept.runtime.generation import Generation
     from edgept.runtime.model import Model
@@ -76,7 +77,9 @@ _MAX_REQUEST = 16 << 20  # characters; no model takes as many
 )
 @click.option("--max-length", type=click.IntRange(min=1), help="Longest sequence in tokens.")
 @json_option
+@click.pass_context
 def run(
+    context: click.Context,
     text: str | None,
     bundle: Path | None,
     prompts: tuple[str, ...],
@@ -96,7 +99,7 @@ def run(
     max_length: int | None,
     as_json: bool,
 ) -> None:
-    """Answer TEXT under a prompt.
+    """Answer TEXT under a prompt; on a classification bundle, print its label and probability.
 
     \N{BACKSPACE}
       edgept run --prompt spanish.pt "Where is my parcel?"
@@ -123,6 +126,9 @@ def run(
         "seed": seed,
         "stop": stop,
     }
+    classifies = model.manifest.task == "text-classification"
+    if classifies:
+        _refuse_options(context, chat=chat, of=options)
 
     def content(request: str) -> "Content":
         if not chat:
@@ -139,12 +145,27 @@ def run(
     for request in _requests(text, input_file):
         for name, prompt in answers:
             if as_json:
-                result = model.generate(content(request), prompt=prompt, **options)
-                click.echo(_to_json(request, result))
+                if classifies:
+                    click.echo(_to_json(request, model.classify(content(request), prompt=prompt)))
+                else:
+                    result = model.generate(content(request), prompt=prompt, **options)
+                    click.echo(_to_json(request, result))
             else:
                 if len(loaded) > 1:
                     click.secho(f"{name}: ", bold=True, nl=False)
                 show(model, content(request), prompt, options)
+
+
+def _refuse_options(context: click.Context, *, chat: bool, of: Mapping[str, Any]) -> None:
+    """A classification generates nothing, so options of a generation are a mistake."""
+    given = [
+        name
+        for name in of
+        if context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
+    ]
+    if chat or given:
+        name = "chat" if chat else given[0].replace("_", "-")
+        raise click.UsageError(f"this bundle classifies texts; --{name} is for text-generation.")
 
 
 def _load_prompts(
@@ -192,10 +213,12 @@ def _check_size(request: str) -> None:
         )
 
 
-def _to_json(request: str, result: "Generation") -> str:
+def _to_json(request: str, result: "Generation | Classification") -> str:
     import json
     from dataclasses import asdict
 
     fields = asdict(result)
+    if "logits" in fields:
+        fields["logits"] = fields["logits"].tolist()
     fields["latency"]["tokens_per_second"] = result.latency.tokens_per_second
     return json.dumps({"input": request, **fields}, ensure_ascii=False)

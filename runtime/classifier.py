@@ -1,0 +1,229 @@
+"""Text classification: one run over a text, with the head that its prompt brings.
+
+Encoders keep no cache, so a prompt's rows are run with each request. In a decoder-only model they are
+run once, when the prompt is loaded; a request then gets a copy of their keys and values.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgept.bundle import Manifest
+from edgept.errors import UsageError
+from edgept.latency import Latency
+from edgept.runtime.content import Input, LoadedPrompt
+from edgept.runtime.graph import Graph
+
+__all__ = ["Classification", "Classifier"]
+
+# Rows that are run together; a longer batch is run in several pieces, so that its memory has a bound.
+_MAX_ROWS = 16
+
+
+@dataclass(frozen=True, eq=False)
+class Classification:
+    """What a text was found to be.
+
+    Attributes:
+        label: the most probable class.
+        probability: of that class: softmax over the logits.
+        labels: all classes, in the head's order.
+        probabilities: one a class, in the same order.
+        logits: (classes,) float32.
+        prompt: name of the prompt that brought the head, else of the one in front; None for the plain
+            model.
+        latency: how long each phase took; prefill is the run.
+    """
+
+    label: str
+    probability: float
+    labels: tuple[str, ...]
+    probabilities: tuple[float, ...]
+    logits: npt.NDArray[np.float32]
+    prompt: str | None
+    latency: Latency
+
+
+class Classifier:
+    """Classifies on one graph; requests come composed."""
+
+    def __init__(self, graph: Graph, manifest: Manifest, max_length: int) -> None:
+        self._graph, self._kv = graph, manifest.kv
+        self._vocab_size, self._max_length = manifest.vocab_size, max_length
+        self._own_labels = tuple(manifest.labels)
+
+    def keys_and_values(self, rows: npt.NDArray[Any]) -> npt.NDArray[Any] | None:
+        """Run a prompt's rows once; (2 · layers, kv_heads, num_virtual_tokens, head_dim).
+
+        None for an encoder, which has no cache.
+        """
+        kv = self._kv
+        if kv is None:
+            return None
+        first = self._vocab_size
+        ids = np.arange(first, first + len(rows))[None]  # (1, num_virtual_tokens)
+        shape = (1, kv.num_kv_heads, len(rows), kv.head_dim)
+        present = {name: self._graph.empty(shape) for name in kv.names("present")}
+        self._graph.run(self._feeds(ids, np.ones_like(ids), rows, None), present)
+        return np.concatenate([value.numpy() for value in present.values()])
+
+    def run(
+        self, requests: Sequence[Input], *, load_ms: float, started: float
+    ) -> list[Classification]:
+        """Classify; requests under the same prompts are run together.
+
+        Args:
+            requests: composed; lengths and prompts may differ.
+            load_ms: as in Latency.
+            started: monotonic time of the call.
+
+        Returns:
+            One result a request, in order. Its times are those of the run that it was part of.
+
+        Raises:
+            UsageError: a request is too long, or nothing says what its classes are.
+        """
+        tokenize_ms = (time.perf_counter() - started) * 1e3
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for index, request in enumerate(requests):
+            self._check_length(request)
+            # one prompt may be a prefix here and stand inside the text there
+            key = (id(request.prefix), *map(id, request.prompts))
+            groups.setdefault(key, []).append(index)
+        results: dict[int, Classification] = {}
+        for group in groups.values():
+            bearer = _head_bearer(requests[group[0]].prompts)
+            if bearer is None and not self._own_labels:
+                raise UsageError(
+                    "this bundle's model has no classification head of its own, so nothing says what the "
+                    "classes are. Classify under a prompt that brings one: "
+                    "model.classify(text, prompt=model.load_prompt(...))."
+                )
+            group.sort(key=lambda index: len(requests[index].ids))  # little padding in each piece
+            for begin in range(0, len(group), _MAX_ROWS):
+                piece = group[begin : begin + _MAX_ROWS]
+                rows = [requests[index] for index in piece]
+                found = self._classify(rows, bearer, load_ms, tokenize_ms, started)
+                results.update(zip(piece, found, strict=True))
+        return [results[index] for index in range(len(requests))]
+
+    def _classify(
+        self,
+        rows: Sequence[Input],
+        bearer: LoadedPrompt | None,
+        load_ms: float,
+        tokenize_ms: float,
+        started: float,
+    ) -> list[Classification]:
+        """One run over rows of the same prompts."""
+        begin = time.perf_counter()
+        head = None if bearer is None else bearer.head
+        longest = max(len(row.ids) for row in rows)
+        ids = np.zeros((len(rows), longest), np.int64)
+        mask = np.zeros_like(ids)
+        for index, row in enumerate(rows):
+            ids[index, : len(row.ids)] = row.ids
+            mask[index, : len(row.ids)] = 1
+        prefix = rows[0].prefix
+        feeds = self._feeds(ids, mask, rows[0].table, prefix.kv if prefix else None)
+        labels = self._own_labels
+        if head is not None:
+            labels = head.labels
+            feeds["head.weight"] = self._graph.value(head.weight)
+            feeds["head.bias"] = self._graph.value(head.bias)
+        logits = np.empty((len(rows), len(labels)), self._graph.logits_type)
+        swapped = time.perf_counter()
+        self._graph.run(feeds, {"logits": self._graph.value(logits)})
+        ended = time.perf_counter()
+        logits = logits.astype(np.float32)
+        probabilities = _softmax(logits)
+        in_front = next(iter(rows[0].prompts), None)
+        named = bearer or in_front
+        best = logits.argmax(-1)
+        return [
+            Classification(
+                label=labels[best[index]],
+                probability=float(probabilities[index, best[index]]),
+                labels=labels,
+                probabilities=tuple(probabilities[index].tolist()),
+                logits=logits[index],
+                prompt=None if named is None else named.name,
+                latency=Latency(
+                    load_ms=load_ms,
+                    prompt_ms=0.0 if named is None else named.load_ms,
+                    swap_ms=(swapped - begin) * 1e3,
+                    tokenize_ms=tokenize_ms,
+                    prefill_ms=(ended - swapped) * 1e3,
+                    ttft_ms=None,
+                    tpot_ms=None,
+                    total_ms=(time.perf_counter() - started) * 1e3,
+                    virtual_tokens=row.virtual_tokens,
+                    input_tokens=row.text_tokens,
+                    new_tokens=0,
+                ),
+            )
+            for index, row in enumerate(rows)
+        ]
+
+    def _feeds(
+        self,
+        ids: npt.NDArray[np.int64],
+        mask: npt.NDArray[np.int64],
+        table: npt.NDArray[Any] | None,
+        past: npt.NDArray[Any] | None,
+    ) -> dict[str, Any]:
+        """The graph's inputs without the head.
+
+        Args:
+            ids: (batch, tokens), virtual ids among them.
+            mask: (batch, tokens), 1 for a token and 0 for padding behind it.
+            table: (virtual tokens, hidden), the rows of the virtual ids.
+            past: (2 · layers, kv_heads, prefix, head_dim), in front of every row.
+        """
+        graph, batch = self._graph, len(ids)
+        feeds = {"input_ids": ids}
+        if "token_type_ids" in graph.input_names:
+            feeds["token_type_ids"] = np.zeros_like(ids)
+        if self._kv is not None:
+            kv = self._kv
+            if past is None:
+                past = np.empty(
+                    (2 * kv.num_layers, kv.num_kv_heads, 0, kv.head_dim), graph.float_type
+                )
+            mask = np.concatenate([np.ones((batch, past.shape[2]), np.int64), mask], axis=1)
+            copies = np.repeat(past[:, None], batch, axis=1)  # (2 · layers, batch, …)
+            feeds.update(zip(kv.names("past_key_values"), copies, strict=True))
+        feeds["attention_mask"] = mask
+        if table is not None:
+            feeds["prompt_embeds"] = table
+        return {name: graph.value(array) for name, array in feeds.items()}
+
+    def _check_length(self, request: Input) -> None:
+        if request.length > self._max_length:
+            raise UsageError(
+                f"the request takes {request.length} positions ({request.virtual_tokens} of them "
+                f"virtual tokens), the longest sequence here is {self._max_length}. Shorten the text."
+            )
+
+
+def _head_bearer(prompts: Sequence[LoadedPrompt]) -> LoadedPrompt | None:
+    """The one prompt of a request that brings a head."""
+    bearers = {id(prompt): prompt for prompt in prompts if prompt.head is not None}
+    if len(bearers) > 1:
+        names = " and ".join(repr(prompt.name) for prompt in bearers.values())
+        raise UsageError(
+            f"prompts {names} stand in one request, and each brings a head; a text is classified by "
+            "one. Leave one out, or make two requests."
+        )
+    return next(iter(bearers.values()), None)
+
+
+def _softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """Probabilities (batch, classes) of logits."""
+    scores = np.exp(logits.astype(np.float64) - logits.max(-1, keepdims=True))
+    probabilities: npt.NDArray[np.float64] = scores / scores.sum(-1, keepdims=True)
+    return probabilities

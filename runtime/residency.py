@@ -1,0 +1,56 @@
+"""From a prompt as read to one that is resident: its tensors in the graph's type, computed once."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgept.bundle import Manifest
+from edgept.prompt import Prompt
+from edgept.runtime.content import Head
+
+__all__ = ["make_head", "rows_and_keys"]
+
+
+def rows_and_keys(
+    prompt: Prompt,
+    manifest: Manifest,
+    keys_and_values: Callable[[npt.NDArray[Any]], npt.NDArray[Any] | None],
+) -> tuple[npt.NDArray[Any] | None, npt.NDArray[Any] | None]:
+    """A prompt's rows and its keys and values, as in `LoadedPrompt`.
+
+    Args:
+        prompt: that fits the bundle.
+        manifest: of the bundle.
+        keys_and_values: computes them from rows; not called where they depend on the text's length.
+    """
+    rows, kv = None, None
+    if "prompt_embeds" in prompt.tensors:
+        rows = _frozen(prompt.tensors["prompt_embeds"], manifest.float_type)
+        if manifest.kv is not None and not manifest.kv.depends_on_length:
+            kv = keys_and_values(rows)
+    elif "prompt_kv" in prompt.tensors:
+        stored = prompt.tensors["prompt_kv"]  # (layers, 2, kv_heads, virtual tokens, head_dim)
+        kv = _frozen(stored.reshape(-1, *stored.shape[2:]), manifest.float_type)
+    if kv is not None:
+        kv.flags.writeable = False
+    return rows, kv
+
+
+def make_head(prompt: Prompt, manifest: Manifest) -> Head | None:
+    """A prompt's head as the graph takes it; None where the prompt has none."""
+    weight, bias = prompt.tensors.get("head.weight"), prompt.tensors.get("head.bias")
+    if weight is None:
+        return None
+    if bias is None:
+        bias = np.zeros(len(weight), np.float32)
+    float_type = manifest.float_type
+    return Head(_frozen(weight, float_type), _frozen(bias, float_type), prompt.class_names)
+
+
+def _frozen(array: npt.NDArray[np.float32], float_type: str) -> npt.NDArray[Any]:
+    """A copy that nobody can write to: threads share it."""
+    copy = np.array(array, float_type, order="C")
+    copy.flags.writeable = False
+    return copy
