@@ -323,10 +323,10 @@ class Model:
         """
         request = self._compose(content, prompt)
         cache = self._decoder.open(request, request.length)
-        logits: npt.NDArray[np.float32] = self._decoder.prefill(cache, request, all_positions=True)[
-            0
-        ]
-        return logits
+        logits = self._decoder.prefill(cache, request, all_positions=True)
+        self._decoder.close(cache)
+        row: npt.NDArray[np.float32] = logits[0]
+        return row
 
     def perplexity(self, text: str, *, prompt: LoadedPrompt | None = None) -> float:
         """Perplexity of a text, in windows of at most 512 tokens, each with its first token given.
@@ -420,4 +420,6 @@ class Model:
         request = Input(None, np.arange(first, first + len(rows)), rows, len(rows))
         cache = self._decoder.open(request, len(rows))
         self._decoder.prefill(cache, request)
-        return np.ascontiguousarray(cache.held(0))
+        kv = np.array(cache.held(0), order="C")
+        self._decoder.close(cache)
+        return kv
