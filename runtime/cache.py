@@ -4,6 +4,7 @@ Both hold a batch of rows and hand the graph its past, take its present and writ
 mask. Rows may have different lengths.
 """
 
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,9 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from edgept.bundle import KVGeometry
+from edgept.runtime.content import LoadedPrompt
 from edgept.runtime.graph import Graph
+from edgept.runtime.kv_pool import KVBuffer
 
-__all__ = ["Cache", "GrowingCache", "SharedCache", "join", "make_cache"]
+__all__ = ["Cache", "GrowingCache", "SharedCache"]
 
 KVArray = npt.NDArray[Any]
 
@@ -25,33 +28,37 @@ class SharedCache:
     row's tokens are always contiguous from column 0.
 
     Attributes:
+        buffer: the memory, whose columns are the cache's capacity.
         lengths: (batch,) tokens held in each row.
-        capacity: columns of the buffer.
     """
 
-    def __init__(self, graph: Graph, kv: KVGeometry, batch: int, capacity: int) -> None:
-        self._graph, self._kv = graph, kv
-        self.capacity = capacity
-        self.lengths = np.zeros(batch, np.int64)
-        shape = (2 * kv.num_layers, batch, kv.num_kv_heads, capacity, kv.head_dim)
-        self._array = np.zeros(shape, graph.float_type)
-        self._values: list[Any] | None = None
+    def __init__(self, graph: Graph, buffer: KVBuffer) -> None:
+        self._graph, self.buffer = graph, buffer
+        self.lengths = np.zeros(buffer.batch, np.int64)
+
+    def begin_with(self, prompt: LoadedPrompt, past: KVArray) -> None:
+        """Start row 0 with a prompt's keys and values, which the buffer may hold already."""
+        if self.buffer.begins_with(prompt):
+            self.lengths[0] = past.shape[2]
+        else:
+            self.put(0, past)
+            self.buffer.prefix = weakref.ref(prompt)
 
     def put(self, row: int, past: KVArray) -> None:
-        """Copy a past (2 · layers, kv_heads, tokens, head_dim) to the start of a row.
-
-        Only before the first run: afterwards the tensors may live on another device.
-        """
+        """Copy a past (2 · layers, kv_heads, tokens, head_dim) to the start of a row, before the first run."""
         tokens = past.shape[2]
-        self._array[:, row, :, :tokens] = past
+        self.buffer.array[:, row, :, :tokens] = past
         self.lengths[row] = tokens
+        if not self._graph.on_host:
+            # copies on the device, of what the row began with before
+            self.buffer.values, self.buffer.step = [], None
 
     def held(self, row: int) -> KVArray:
-        """What a row holds, (2 · layers, kv_heads, tokens, head_dim)."""
+        """What a row holds, (2 · layers, kv_heads, tokens, head_dim): a view where memory is the host's."""
         tokens = int(self.lengths[row])
-        if self._values is None or self._graph.on_host:
-            return self._array[:, row, :, :tokens]
-        return np.stack([value.numpy()[row, :, :tokens] for value in self._values])
+        if not self.buffer.values or self._graph.on_host:
+            return self.buffer.array[:, row, :, :tokens]
+        return np.stack([value.numpy()[row, :, :tokens] for value in self.buffer.values])
 
     def mask(self, new: int, rows: npt.NDArray[np.bool_] | None = None) -> npt.NDArray[np.int64]:
         """The attention mask (batch, longest) for `new` more tokens in the rows that are still running.
@@ -60,15 +67,19 @@ class SharedCache:
         """
         lengths = self.lengths + (new if rows is None else new * rows)
         total = int(lengths.max())
+        if len(lengths) == 1:
+            return np.ones((1, total), np.int64)
         mask = np.zeros((len(lengths), total), np.int64)
         mask[np.arange(total) < lengths[:, None]] = 1
         return mask
 
     def past(self) -> Sequence[Any]:
         """Key and value of each layer in turn, (batch, kv_heads, capacity, head_dim)."""
-        if self._values is None:
-            self._values = [self._graph.value(item, resident=True) for item in self._array]
-        return self._values
+        if not self.buffer.values:
+            self.buffer.values = [
+                self._graph.value(item, resident=True) for item in self.buffer.array
+            ]
+        return self.buffer.values
 
     def present(self, new: int) -> Sequence[Any]:  # noqa: ARG002 - the other form needs it
         """Where the graph writes: the same tensors."""
@@ -96,10 +107,18 @@ class GrowingCache:
         self._used = np.zeros((batch, capacity), np.int64)
         size = batch * kv.num_kv_heads * capacity * kv.head_dim
         slabs = 2 if graph.on_host else 1
-        self._slabs = [np.zeros((2 * kv.num_layers, size), graph.float_type) for _ in range(slabs)]
+        # the graph writes every column that it reads later
+        self._slabs = [np.empty((2 * kv.num_layers, size), graph.float_type) for _ in range(slabs)]
         self._turn = 0
+        self._begun: KVArray | None = None
         self._past: Sequence[Any] | None = None
         self._present: Sequence[Any] = ()
+
+    def begin_with(self, past: KVArray) -> None:
+        """Start the only row with a past (2 · layers, kv_heads, tokens, head_dim), which the graph reads in place."""
+        self._begun = past
+        self.columns = past.shape[2]
+        self._used[0, : self.columns] = 1
 
     def put(self, row: int, past: KVArray) -> None:
         """Copy a past (2 · layers, kv_heads, tokens, head_dim) to a row, before the first run.
@@ -118,6 +137,8 @@ class GrowingCache:
     def held(self, row: int) -> KVArray:
         """What a row holds, (2 · layers, kv_heads, tokens, head_dim)."""
         used = self._used[row, : self.columns].astype(bool)
+        if self._begun is not None:
+            return self._begun
         if self._past is None or self._graph.on_host:
             return np.stack([view[row][:, used] for view in self._views(self.columns)])
         return np.stack([value.numpy()[row][:, used] for value in self._past])
@@ -135,7 +156,9 @@ class GrowingCache:
 
     def past(self) -> Sequence[Any]:
         """Key and value of each layer in turn, (batch, kv_heads, columns, head_dim)."""
-        if self._past is None:
+        if self._past is None and self._begun is not None:
+            self._past = [self._graph.value(item[None], resident=True) for item in self._begun]
+        elif self._past is None:
             self._past = self._values(self.columns)
         return self._past
 
@@ -154,7 +177,7 @@ class GrowingCache:
     def advance(self, new: int, rows: npt.NDArray[np.bool_] | None = None) -> None:  # noqa: ARG002
         """Take what was written as the new past."""
         self.columns += new
-        self._past = self._present
+        self._past, self._begun = self._present, None
 
     def _trim(self, rows: npt.NDArray[np.bool_]) -> None:
         """Drop the columns before the first one that a running row uses.
@@ -188,27 +211,3 @@ class GrowingCache:
 
 
 Cache = SharedCache | GrowingCache
-
-
-def make_cache(
-    graph: Graph, kv: KVGeometry, capacity: int, pasts: Sequence[KVArray | None]
-) -> Cache:
-    """A cache with a row for each past; None is a row that starts empty.
-
-    Args:
-        graph: that will run on it.
-        kv: the bundle's cache geometry.
-        capacity: columns to reserve.
-        pasts: (2 · layers, kv_heads, tokens, head_dim) each.
-    """
-    kind = SharedCache if kv.shared_buffer else GrowingCache
-    cache: Cache = kind(graph, kv, len(pasts), capacity)
-    filled = [(row, past) for row, past in enumerate(pasts) if past is not None]
-    for row, past in sorted(filled, key=lambda item: -item[1].shape[2]):
-        cache.put(row, past)
-    return cache
-
-
-def join(graph: Graph, kv: KVGeometry, capacity: int, caches: Sequence[Cache]) -> Cache:
-    """One batch of the single rows that several caches hold."""
-    return make_cache(graph, kv, capacity, [cache.held(0) for cache in caches])

@@ -8,9 +8,10 @@ import numpy.typing as npt
 
 from edgept.bundle import Manifest
 from edgept.errors import UsageError
-from edgept.runtime.cache import Cache, join, make_cache
+from edgept.runtime.cache import Cache, GrowingCache, SharedCache
 from edgept.runtime.content import Input
 from edgept.runtime.graph import Graph
+from edgept.runtime.kv_pool import BoundStep, KVPool
 
 __all__ = ["Decoder"]
 
@@ -27,6 +28,7 @@ class Decoder:
             raise AssertionError("a decoder-only bundle has a cache; checked when it was opened")
         self._graph, self._kv = graph, manifest.kv
         self.max_length = max_length
+        self._pool = KVPool(manifest.kv, graph.float_type, max_length)
         self._past = manifest.kv.names("past_key_values")
         self._present = manifest.kv.names("present")
 
@@ -46,12 +48,35 @@ class Decoder:
                 f"virtual tokens), the longest sequence here is {self.max_length}. Shorten the text, or "
                 "load the bundle with a larger max_length if its model allows one."
             )
-        past = None if request.prefix is None else request.prefix.kv
-        return make_cache(self._graph, self._kv, capacity, [past])
+        prefix = request.prefix
+        past = None if prefix is None else prefix.kv
+        if self._kv.shared_buffer:
+            shared = SharedCache(self._graph, self._pool.take(1, capacity, prefix))
+            if prefix is not None and past is not None:
+                shared.begin_with(prefix, past)
+            return shared
+        growing = GrowingCache(self._graph, self._kv, 1, capacity)
+        if past is not None:
+            growing.begin_with(past)
+        return growing
 
     def join(self, caches: Sequence[Cache], capacity: int) -> Cache:
-        """One batch of single sequences."""
-        return join(self._graph, self._kv, capacity, caches)
+        """One batch of the single rows that several caches hold; it has copies."""
+        joined: Cache
+        if self._kv.shared_buffer:
+            joined = SharedCache(self._graph, self._pool.take(len(caches), capacity))
+            joined.buffer.prefix = None
+        else:
+            joined = GrowingCache(self._graph, self._kv, len(caches), capacity)
+        held = [(row, cache.held(0)) for row, cache in enumerate(caches)]
+        for row, past in sorted(held, key=lambda item: -item[1].shape[2]):
+            joined.put(row, past)
+        return joined
+
+    def close(self, cache: Cache) -> None:
+        """Give a cache's memory to the next request; neither it nor a view of it is used afterwards."""
+        if isinstance(cache, SharedCache):
+            self._pool.give(cache.buffer)
 
     def prefill(
         self, cache: Cache, request: Input, *, all_positions: bool = False
@@ -75,9 +100,34 @@ class Decoder:
             running: (batch,) rows that have not ended; the others are run and forgotten.
 
         Returns:
-            Logits (batch, 1, vocabulary).
+            Logits (batch, 1, vocabulary), written over by the next step on this cache.
         """
+        if isinstance(cache, SharedCache):
+            return self._bound_step(cache, tokens, running)
         return self._run(cache, np.array(tokens, np.int64)[:, None], None, 1, running)
+
+    def _bound_step(
+        self, cache: SharedCache, tokens: Sequence[int], running: npt.NDArray[np.bool_] | None
+    ) -> npt.NDArray[np.float32]:
+        """A step whose sixty-odd cache tensors were bound when the buffer took its first one.
+
+        IO binding refuses overridable initializers, of which a step needs none: its ids are tokens,
+        and of its one position all logits are kept.
+        """
+        graph, buffer = self._graph, cache.buffer
+        if buffer.step is None:
+            logits = np.empty((buffer.batch, 1, graph.logits_size), graph.logits_type)
+            outputs = {"logits": graph.value(logits)}
+            outputs |= zip(self._present, cache.present(1), strict=True)
+            inputs = dict(zip(self._past, cache.past(), strict=True))
+            buffer.step = BoundStep(graph.bind(inputs, outputs), logits)
+        feeds = {
+            "input_ids": np.array(tokens, np.int64)[:, None],
+            "attention_mask": cache.mask(1, running),
+        }
+        graph.run_bound(buffer.step.binding, feeds)
+        cache.advance(1, running)
+        return buffer.step.logits.astype(np.float32, copy=False)
 
     def _run(
         self,
@@ -101,4 +151,4 @@ class Decoder:
         fetches.update(zip(self._present, cache.present(new), strict=True))
         graph.run(feeds, fetches)
         cache.advance(new, running)
-        return logits if logits.dtype == np.float32 else logits.astype(np.float32)
+        return logits.astype(np.float32, copy=False)

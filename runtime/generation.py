@@ -244,7 +244,9 @@ class GenerationStream(Iterator[str]):
         return self._row.push(logits[0, -1])
 
     def _finish(self) -> None:
-        self._cache = None
+        if self._cache is not None:
+            self._decoder.close(self._cache)
+            self._cache = None
         request, row = self._request, self._row
         self.result = row.generation(
             request,
@@ -306,7 +308,9 @@ def generate_rows(
     )
     capacity = min(longest + count, decoder.max_length)
     cache = decoder.join(caches, capacity)
-    caches.clear()  # the batch holds copies
+    for single in caches:
+        decoder.close(single)
+    caches.clear()
     lasts = [first for _, _, first in firsts]
     while any(row.reason is None for row in rows):
         running = np.array([row.reason is None for row in rows])
@@ -314,6 +318,7 @@ def generate_rows(
         for index in np.flatnonzero(running):
             rows[index].push(logits[index, -1])
             lasts[index] = time.perf_counter()
+    decoder.close(cache)
     ended = time.perf_counter()
     return [
         row.generation(

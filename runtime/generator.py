@@ -39,7 +39,9 @@ class Generator:
         request = Input((), None, np.arange(first, first + len(rows)), rows, len(rows))
         cache = self.decoder.open(request, len(rows))
         self.decoder.prefill(cache, request)
-        return np.ascontiguousarray(cache.held(0))
+        kv = np.array(cache.held(0), order="C")
+        self.decoder.close(cache)
+        return kv
 
     def stream(
         self,
@@ -93,5 +95,6 @@ class Generator:
         """Logits (tokens, vocabulary) at every position that is run."""
         cache = self.decoder.open(request, request.length)
         logits = self.decoder.prefill(cache, request, all_positions=True)  # (1, tokens, vocabulary)
+        self.decoder.close(cache)
         row: npt.NDArray[np.float32] = logits[0]
         return row

@@ -131,8 +131,11 @@ class Graph:
 
     def value(self, array: npt.NDArray[Any], *, resident: bool = False) -> Any:
         """A tensor over an array's memory; with resident, on the graph's own device."""
-        device = self._device if resident else "cpu"
-        return self._ort.OrtValue.ortvalue_from_numpy(array, device, 0)
+        if resident and not self.on_host:
+            return self._ort.OrtValue.ortvalue_from_numpy(array, self._device, 0)
+        # what ortvalue_from_numpy does for host memory, without looking for the device each time
+        value = self._binding.OrtValue.ortvalue_from_numpy(array, self._host)
+        return self._ort.OrtValue(value, array)
 
     def empty(self, shape: Sequence[int]) -> Any:
         """An uninitialised float tensor on the graph's device."""
@@ -164,6 +167,40 @@ class Graph:
                 outputs,
                 [self._host if name == "logits" else self._resident for name in fetches],
             )
+        except Exception as error:  # as above: no public common root
+            raise EdgeptError(f"onnxruntime stopped: {error}") from error
+
+    def bind(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> Any:
+        """Bind tensors for many runs; inputs with a default cannot be among them.
+
+        Args:
+            inputs: input name to OrtValue, those that every run shares.
+            outputs: every output's name to OrtValue.
+
+        Returns:
+            onnxruntime's binding, for `run_bound`. It keeps the tensors.
+        """
+        bound = self._session.io_binding()
+        for name, value in inputs.items():
+            bound.bind_ortvalue_input(name, value)
+        for name, value in outputs.items():
+            bound.bind_ortvalue_output(name, value)
+        return bound
+
+    def run_bound(self, bound: Any, feeds: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Run once on bound tensors.
+
+        Args:
+            bound: what `bind` returned.
+            feeds: the inputs that this run has for itself.
+
+        Raises:
+            EdgeptError: onnxruntime's own error, with what it says.
+        """
+        try:
+            for name, array in feeds.items():
+                bound.bind_ortvalue_input(name, self.value(array))
+            self._session.run_with_iobinding(bound, self._run_options)
         except Exception as error:  # as above: no public common root
             raise EdgeptError(f"onnxruntime stopped: {error}") from error
 

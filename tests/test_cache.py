@@ -7,7 +7,10 @@ import numpy.typing as npt
 import pytest
 
 from edgept.bundle import KVGeometry
-from edgept.runtime.cache import Cache, GrowingCache, SharedCache, join, make_cache
+from edgept.prompt import Prompt
+from edgept.runtime.cache import Cache, GrowingCache, SharedCache
+from edgept.runtime.content import LoadedPrompt
+from edgept.runtime.kv_pool import KVBuffer
 
 LAYERS, HEADS, WIDTH = 2, 3, 4
 
@@ -49,8 +52,18 @@ def past(tokens: int, value: float) -> npt.NDArray[np.float32]:
 
 
 def make(shared: bool, capacity: int, pasts: list[Any], *, on_host: bool = True) -> Cache:
+    """A cache with a row for each past, the longest put first, as a decoder does."""
     graph: Any = FakeGraph(on_host=on_host)
-    return make_cache(graph, geometry(shared=shared), capacity, pasts)
+    cache: Cache
+    if shared:
+        shape = (2 * LAYERS, len(pasts), HEADS, capacity, WIDTH)
+        cache = SharedCache(graph, KVBuffer(np.zeros(shape, np.float32)))
+    else:
+        cache = GrowingCache(graph, geometry(shared=False), len(pasts), capacity)
+    filled = [(row, item) for row, item in enumerate(pasts) if item is not None]
+    for row, item in sorted(filled, key=lambda pair: -pair[1].shape[2]):
+        cache.put(row, item)
+    return cache
 
 
 def run(cache: Cache, new: npt.NDArray[np.float32]) -> None:
@@ -161,16 +174,39 @@ def test_columns_of_a_longer_row_that_has_ended_are_given_up(on_host: bool) -> N
             np.testing.assert_array_equal(cache.held(row), held)
 
 
-def test_join_makes_a_batch_of_single_rows(shared: bool, on_host: bool) -> None:
+def test_a_prompt_is_copied_into_a_shared_buffer_once(on_host: bool) -> None:
+    """The buffer keeps it at its start, whatever the request behind it was."""
     graph: Any = FakeGraph(on_host=on_host)
-    singles = [make(shared, 6, [past(tokens, tokens)], on_host=on_host) for tokens in (2, 5, 1)]
-    for single in singles:
-        single.mask(1)
-        run(single, past(1, 50)[:, None])
-    batch = join(graph, geometry(shared=shared), 9, singles)
-    for row, single in enumerate(singles):
-        np.testing.assert_array_equal(batch.held(row), single.held(0))
-        assert not np.shares_memory(batch.held(row), single.held(0))
+    buffer = KVBuffer(np.zeros((2 * LAYERS, 1, HEADS, 8, WIDTH), np.float32))
+    prompt = LoadedPrompt(Prompt({}, "spanish"), None, None, 0.0, None)
+    for new in (1, 2):
+        cache = SharedCache(graph, buffer)
+        cache.begin_with(prompt, past(3, 1) if new == 1 else past(3, 9))  # 9 would be a second copy
+        np.testing.assert_array_equal(cache.held(0), past(3, 1))
+        run(cache, past(2, new)[:, None])
+        expected = np.concatenate([past(3, 1), past(2, new)], axis=2)
+        np.testing.assert_array_equal(cache.held(0), expected)
+    other = LoadedPrompt(Prompt({}, "german"), None, None, 0.0, None)
+    cache = SharedCache(graph, buffer)
+    cache.begin_with(other, past(2, 5))
+    run(cache, past(1, 6)[:, None])
+    np.testing.assert_array_equal(cache.held(0), np.concatenate([past(2, 5), past(1, 6)], axis=2))
+
+
+def test_a_growing_cache_reads_a_prompt_where_it_is(on_host: bool) -> None:
+    graph: Any = FakeGraph(on_host=on_host)
+    cache = GrowingCache(graph, geometry(shared=False), 1, 6)
+    prompt = past(2, 1)
+    cache.begin_with(prompt)
+    np.testing.assert_array_equal(cache.held(0), prompt)
+    if on_host:
+        assert all(np.shares_memory(value.array, prompt) for value in cache.past())
+    for step in range(3):
+        assert cache.mask(1).tolist() == [[1] * (3 + step)]
+        run(cache, past(1, 7 + step)[:, None])
+    rest = [past(1, 7 + step) for step in range(3)]
+    np.testing.assert_array_equal(cache.held(0), np.concatenate([past(2, 1), *rest], axis=2))
+    np.testing.assert_array_equal(prompt, past(2, 1))
 
 
 def test_shared_past_and_present_are_one_buffer(on_host: bool) -> None:
