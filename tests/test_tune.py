@@ -22,7 +22,7 @@ from edgept.tune import Settings, Tuned, Update, load_backbone, tune
 from edgept.tune.batches import Order, make_batch
 from edgept.tune.data import read_data
 from edgept.tune.encode import Example, encode
-from edgept.tune.settings import METHODS
+from edgept.tune.settings import LEARNING_RATES
 from tests.conftest import shared, tiny_model, tiny_tokenizer
 from tests.peft_adapters import other_peoples_warnings
 
@@ -70,7 +70,7 @@ def quick(**options: Any) -> Settings:
     return Settings(**{**QUICK, **options})
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", LEARNING_RATES)
 def test_each_method_learns_and_runs_on_the_bundle(
     method: str,
     tmp_path: Path,

@@ -14,7 +14,7 @@ from edgept.tune.data import read_data
 from edgept.tune.encode import encode
 from edgept.tune.health import judge
 from edgept.tune.metrics import score
-from edgept.tune.settings import METHODS, Columns, Settings
+from edgept.tune.settings import LEARNING_RATES, Columns, Settings
 from tests.conftest import tiny_tokenizer
 
 EOS = 2
@@ -207,7 +207,7 @@ def test_a_healthy_run_has_no_warning() -> None:
     assert judge(losses, [1e4] * 10 + [1.0] * 70, 1, "multitask") == []
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", LEARNING_RATES)
 def test_no_method_starts_at_random_unless_it_must(method: str) -> None:
     kind, _ = Settings(method=method).initial()
     assert (kind == "random") == (method == "p-tuning")

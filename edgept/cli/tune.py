@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["tune"]
 
-_METHODS = ("prompt-tuning", "p-tuning", "prefix-tuning", "multitask", "cpt")
+_METHODS = ("prompt-tuning", "p-tuning", "prefix-tuning", "multitask", "cpt", "head")
+_TASKS = ("auto", "text-generation", "text-classification")
 
 
 @click.command()
@@ -35,8 +36,14 @@ _METHODS = ("prompt-tuning", "p-tuning", "prefix-tuning", "multitask", "cpt")
 @click.option(
     "--method",
     type=click.Choice(_METHODS),
-    help="prefix-tuning moves a model furthest, prompt-tuning makes the smallest file. "
-    "[default: prompt-tuning]",
+    help="prefix-tuning moves a model furthest, prompt-tuning makes the smallest file; head trains a "
+    "classifier's head alone.  [default: prompt-tuning]",
+)
+@click.option(
+    "--task",
+    type=click.Choice(_TASKS),
+    help="text-classification trains a head beside the prompt.  [default: what the model was saved "
+    "for; text-classification for an encoder]",
 )
 @click.option("--virtual-tokens", type=int, help="Positions that the prompt takes.  [default: 16]")
 @click.option("--description", help='The task in a sentence: "Answer in Spanish:".')
@@ -47,6 +54,11 @@ _METHODS = ("prompt-tuning", "p-tuning", "prefix-tuning", "multitask", "cpt")
     "description, else vocab]",
 )
 @click.option("--learning-rate", type=float, help="[default: the method's, measured]")
+@click.option(
+    "--head-learning-rate",
+    type=float,
+    help="Of a classifier's head.  [default: measured, by the size of what it reads]",
+)
 @click.option("--warmup", type=float, help="Share of the steps with a rising rate.  [default: 0.1]")
 @click.option("--steps", type=int, help="Updates of the prompt.  [default: 500]")
 @click.option("--epochs", type=float, help="Passes over the data, instead of --steps.")
@@ -111,6 +123,9 @@ def tune(
     DATA is .jsonl or .csv with the columns input and output, text and label, messages (the model's
     chat template), or text alone; or a .yaml file of tasks. The model stays as it is. The prompt file
     runs on every bundle of it; a curve and a record of the run stand beside it.
+
+    With text and label, a model that generates learns to answer with the label. An encoder, or any
+    model with --task text-classification, gets a head with a row for each label, in the same file.
     """
     import_export()  # or the error that says what to install
     from edgept.tune import Columns, Settings
@@ -230,17 +245,16 @@ def _show(tuned: "Tuned") -> None:
     record = tuned.record
     for path, prompt in zip(tuned.prompts, record["prompts"], strict=True):
         click.echo(
-            f"{path}: {prompt['virtual_tokens']} virtual tokens, {prompt['bytes'] / 1e3:.1f} kB, "
+            f"{path}: {_contents(record, prompt['virtual_tokens'])}, {prompt['bytes'] / 1e3:.1f} kB, "
             f"{record['settings']['method']} for {record['model']}"
         )
-    best, plain, device = record["best"], record["without_prompt"], record["bundle"]
+    best, device = record["best"], record["bundle"]
     if best is None:
         click.echo(f"trained {record['step']} steps, without validation (--eval, --eval-split)")
     else:
         click.echo(
-            f"validation: loss {plain['loss']:.3f}{_metric(plain['metric'])} without the prompt, "
-            f"{best['loss']:.3f}{_metric(best['metric'])} with it (step {best['step']} of "
-            f"{record['settings']['steps']}, {record['ended']})"
+            f"validation: {_baseline(record)}loss {best['loss']:.3f}{_metric(best['metric'])} with it "
+            f"(step {best['step']} of {record['settings']['steps']}, {record['ended']})"
         )
     if device is not None:
         click.echo(
@@ -251,6 +265,22 @@ def _show(tuned: "Tuned") -> None:
             )
         )
     click.echo(f'next: edgept run --prompt {tuned.prompts[0]} "your text"')
+
+
+def _contents(record: dict[str, Any], virtual_tokens: int) -> str:
+    """What a prompt file holds."""
+    parts = [f"{virtual_tokens} virtual tokens"] if virtual_tokens else []
+    if record["labels"]:
+        parts.append(f"a head of {len(record['labels'])} classes")
+    return " and ".join(parts)
+
+
+def _baseline(record: dict[str, Any]) -> str:
+    """What the run is to be compared with."""
+    plain, majority = record["without_prompt"], record["majority"]
+    if plain is not None:
+        return f"loss {plain['loss']:.3f}{_metric(plain['metric'])} without the prompt, "
+    return f"accuracy {majority['accuracy']:.1%} of always saying {majority['label']!r}, "
 
 
 def _show_table(results: "dict[str, Tuned | EdgeptError]") -> None:

@@ -6,7 +6,11 @@ Code organization (a run passes through these in order):
     held_out.py      which rows train, which validate
     encode.py        rows to token ids, as the device encodes them
     backbone.py      the frozen model, loaded once
-    methods.py       the five methods, each by peft
+    methods.py       the methods, each by peft
+    labels.py        a classifier's classes
+    head.py          a classifier's head: fresh for a run, gone behind it
+    classify.py      a classifier's logits, loss and validation
+    job.py           all of this, ready to train
     batches.py       the data's order and its padding
     loop.py          the training loop
     evaluate.py      loss and metric of held-out rows, in PyTorch

@@ -22,7 +22,7 @@ _messages: Any = logging  # some of its functions have no types
 
 @dataclass(frozen=True, eq=False)
 class Backbone:
-    """A frozen causal language model.
+    """A frozen model: a causal language model, or what stands under a classifier's head.
 
     Attributes:
         source: where it came from.
@@ -43,6 +43,11 @@ class Backbone:
     max_positions: int
 
     @property
+    def task(self) -> str:
+        """text-generation or text-classification."""
+        return self.source.task
+
+    @property
     def embedding_rms(self) -> float:
         """Root mean square of the tokens' embeddings; models differ by a factor of twenty."""
         embedding = self.model.get_input_embeddings()
@@ -61,11 +66,15 @@ class Backbone:
         return [] if eos is None else [int(eos)]
 
 
-def load_backbone(model: str, *, precision: str = "auto", device: str = "auto") -> Backbone:
+def load_backbone(
+    model: str, *, task: str | None = None, precision: str = "auto", device: str = "auto"
+) -> Backbone:
     """Load a model to tune prompts for.
 
     Args:
         model: local transformers folder or hub id.
+        task: text-generation or text-classification; None or "auto" is the one that the model was
+            saved for, and text-classification for an encoder, which cannot generate.
         precision: fp32, bf16, or auto: bf16 on a GPU that has it, else fp32.
         device: cpu, cuda, or auto.
 
@@ -80,7 +89,7 @@ def load_backbone(model: str, *, precision: str = "auto", device: str = "auto") 
     if precision == "auto":
         has_bf16 = device == "cuda" and torch.cuda.is_bf16_supported()
         precision = "bf16" if has_bf16 else "fp32"
-    source = find_model(model)
+    source = _find(model, None if task == "auto" else task)
     with silent():
         frozen = load_frozen(source)
         try:
@@ -102,6 +111,21 @@ def load_backbone(model: str, *, precision: str = "auto", device: str = "auto") 
     return Backbone(
         source, frozen, tokenizer, identity, torch.device(device), precision, max_positions
     )
+
+
+def _find(model: str, task: str | None) -> ModelSource:
+    try:
+        return find_model(model, task)
+    except UsageError:
+        if task is not None:
+            raise
+        try:
+            source = find_model(model, "text-classification")
+        except UsageError:
+            source = None
+        if source is None or not source.is_encoder:
+            raise
+        return source
 
 
 @contextmanager

@@ -41,7 +41,7 @@ def make_batch(examples: Sequence[Example], device: torch.device) -> Batch:
 
     Returns:
         input_ids, attention_mask, labels: (batch, longest) int64, labels -100 outside answers;
-        task_ids: (batch,) int64.
+        task_ids, classes: (batch,) int64.
     """
     longest = max(len(example.ids) for example in examples)
     ids = torch.zeros(len(examples), longest, dtype=torch.int64)
@@ -53,7 +53,14 @@ def make_batch(examples: Sequence[Example], device: torch.device) -> Batch:
         mask[row, :length] = 1
         labels[row, example.start : length] = ids[row, example.start : length]
     tasks = torch.tensor([example.task for example in examples])
-    batch = {"input_ids": ids, "attention_mask": mask, "labels": labels, "task_ids": tasks}
+    classes = torch.tensor([example.label for example in examples])
+    batch = {
+        "input_ids": ids,
+        "attention_mask": mask,
+        "labels": labels,
+        "task_ids": tasks,
+        "classes": classes,
+    }
     return {name: tensor.to(device) for name, tensor in batch.items()}
 
 

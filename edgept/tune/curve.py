@@ -40,10 +40,13 @@ def draw_curve(record: dict[str, Any]) -> bytes:
             marker=".",
             label="validation",
         )
-        plain = record["without_prompt"]["loss"]
-        upper.axhline(plain, color="C3", linestyle="--", linewidth=1, label="without the prompt")
+        if record["without_prompt"] is not None:
+            plain = record["without_prompt"]["loss"]
+            upper.axhline(
+                plain, color="C3", linestyle="--", linewidth=1, label="without the prompt"
+            )
         upper.axvline(record["best_step"], color="C0", linestyle=":", linewidth=1, label="kept")
-    upper.set_ylabel("loss, nats per token")
+    upper.set_ylabel("loss, nats per row" if record["labels"] else "loss, nats per token")
     upper.set_title(f"{record['name']}: {record['settings']['method']} on {record['model']}")
     upper.legend(loc="upper right", fontsize="small")
     lower.plot(steps, record["gradient_norms"], color="C1", linewidth=0.8)

@@ -3,7 +3,7 @@
 | Columns | A row is |
 |---|---|
 | input, output | a request and its answer |
-| text, label | a text and its class, which the model answers in words |
+| text, label | a text and its class: a head's, or words that the model answers |
 | messages | a conversation; every turn of the assistant is an answer |
 | text | a text in the language or style to learn |
 """

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from edgept.bundle import Manifest, find_bundle, read_manifest
+from edgept.bundle import find_bundle, read_manifest
 from edgept.errors import IncompatibleError
 from edgept.prompt import Prompt
 from edgept.runtime.content import LoadedPrompt
@@ -17,19 +17,29 @@ from edgept.tune.metrics import score
 
 __all__ = ["check_bundle", "measure_on_bundle"]
 
+_BATCH = 32  # rows that the bundle classifies at once
+
 
 def check_bundle(
-    bundle: str | os.PathLike[str], fingerprint: str, virtual_tokens: int
-) -> tuple[str, Manifest]:
+    bundle: str | os.PathLike[str], fingerprint: str, task: str, virtual_tokens: int
+) -> str:
     """Refuse a bundle that could not run the prompt, before anything is trained.
 
+    Returns:
+        Its folder.
+
     Raises:
-        IncompatibleError: it is another model's, or takes no prompt of this length.
+        IncompatibleError: it is another model's or another task's, or takes no prompt of this length.
         UsageError: there is no bundle.
         InvalidFileError: its manifest is malformed.
     """
     folder = find_bundle(bundle)
     manifest = read_manifest(folder)
+    if manifest.task != task:
+        raise IncompatibleError(
+            f"{folder} was exported for {manifest.task}, and the prompt is to be tuned for {task}. Export "
+            f"the model with --task {task}, or tune with --task {manifest.task}."
+        )
     if manifest.fingerprint != fingerprint:
         raise IncompatibleError(
             f"{folder} is another model's bundle: its fingerprint ({manifest.source}) is "
@@ -40,7 +50,7 @@ def check_bundle(
             f"{folder} takes prompts of {manifest.max_virtual_tokens} virtual tokens, this one is to have "
             f"{virtual_tokens}. Export again with --max-virtual-tokens {virtual_tokens}."
         )
-    return str(folder), manifest
+    return str(folder)
 
 
 def measure_on_bundle(
@@ -50,6 +60,7 @@ def measure_on_bundle(
     kind: str,
     metric_rows: int,
     reference: Validation,
+    labels: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Validate the prompt on the bundle.
 
@@ -60,31 +71,69 @@ def measure_on_bundle(
         kind: of the data.
         metric_rows: rows for which answers are generated.
         reference: what PyTorch found on the same rows.
+        labels: of a classifier, which classifies all rows; empty where the model answers in words.
 
     Returns:
-        precision, loss, loss_without_prompt, metric, and gap: the bundle's figures less PyTorch's.
+        precision, loss, loss_without_prompt (None of a classifier), metric, and gap: the bundle's
+        figures less PyTorch's.
     """
     model = load(bundle)
     loaded = [model.load_prompt(prompt) for prompt in prompts]
-    loss = _loss(model, examples, loaded)
-    metric: dict[str, float] = {}
-    rows = measured_rows(examples, kind, metric_rows)
-    if rows:
-        requests = [(list(row.ids[: row.start]), loaded[row.task]) for row in rows]
-        room = answer_room(examples)
-        found = [
-            model.generate(ids, prompt=prompt, max_new_tokens=room).text for ids, prompt in requests
-        ]
-        metric = score(kind, found, [row.answer for row in rows])
+    plain = None
+    if labels:
+        loss, metric = _classify(model, examples, loaded)
+    else:
+        plain = _loss(model, examples, None)
+        loss = _loss(model, examples, loaded)
+        metric = _generate(model, examples, loaded, kind, metric_rows)
     gap = {name: value - reference.metric[name] for name, value in metric.items()}
     return {
         "bundle": bundle,
         "precision": model.manifest.precision,
         "loss": loss,
-        "loss_without_prompt": _loss(model, examples, None),
+        "loss_without_prompt": plain,
         "metric": metric,
         "gap": {"loss": loss - reference.loss, **gap},
     }
+
+
+def _classify(
+    model: Model, examples: Sequence[Example], prompts: Sequence[LoadedPrompt]
+) -> tuple[float, dict[str, float]]:
+    """Mean cross-entropy of the rows' classes, in nats; accuracy and macro-F1."""
+    ordered = sorted(examples, key=lambda example: len(example.ids))
+    total = 0.0
+    found = []
+    for begin in range(0, len(ordered), _BATCH):
+        rows = ordered[begin : begin + _BATCH]
+        made = model.classify_batch([(list(row.ids), prompts[row.task]) for row in rows])
+        for row, answer in zip(rows, made, strict=True):
+            logits = answer.logits.astype(np.float64)  # (classes,)
+            logits -= logits.max()
+            total += float(np.log(np.exp(logits).sum()) - logits[row.label])
+            found.append(answer.label)
+    return total / len(ordered), score("label", found, [row.answer for row in ordered])
+
+
+def _generate(
+    model: Model,
+    examples: Sequence[Example],
+    prompts: Sequence[LoadedPrompt],
+    kind: str,
+    metric_rows: int,
+) -> dict[str, float]:
+    """The task's metric over generated answers; nothing where they are long."""
+    rows = measured_rows(examples, kind, metric_rows)
+    if not rows:
+        return {}
+    room = answer_room(examples)
+    found = [
+        model.generate(
+            list(row.ids[: row.start]), prompt=prompts[row.task], max_new_tokens=room
+        ).text
+        for row in rows
+    ]
+    return score(kind, found, [row.answer for row in rows])
 
 
 def _loss(

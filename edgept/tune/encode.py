@@ -1,7 +1,8 @@
 """Rows to token ids, so that training sees exactly what the device will be given.
 
 A request is encoded as `edgept run` encodes it, with the special tokens that stand before a text;
-the answer follows with an end-of-text token. A conversation is rendered by the chat template as
+the answer follows with an end-of-text token. A text to classify has those behind it, too, and no
+answer: its class is the head's. A conversation is rendered by the chat template as
 `edgept run --chat` renders it, once for every answer of the assistant.
 """
 
@@ -27,12 +28,14 @@ class Example:
             token nothing predicts.
         answer: the answer's text; "" in a text alone.
         task: index of the task in multitask prompt tuning, else 0.
+        label: index of the class under a classifier's head, which is not in ids; else 0.
     """
 
     ids: tuple[int, ...]
     start: int
     answer: str
     task: int
+    label: int = 0
 
 
 def encode(
@@ -43,6 +46,7 @@ def encode(
     max_length: int,
     drop_long: bool = False,
     tasks: Sequence[str] = ("",),
+    labels: Sequence[str] = (),
 ) -> list[Example]:
     """Encode rows.
 
@@ -53,6 +57,7 @@ def encode(
         max_length: longest sequence in tokens. A text alone is cut into pieces of it.
         drop_long: leave longer rows out.
         tasks: names of the tasks, by index.
+        labels: names of a classifier's classes, by index; none where the model answers in words.
 
     Raises:
         InvalidFileError: rows are too long or the chat template refuses them; each is named.
@@ -63,7 +68,7 @@ def encode(
             f"{data.path} holds conversations, and the model's tokenizer has no chat template. Give "
             "input and output columns, or put chat_template.jinja into the model's folder."
         )
-    if data.kind != "text" and not eos_token_ids:
+    if data.kind != "text" and not labels and not eos_token_ids:
         raise UsageError(
             "the model has no end-of-text token, so an answer would never end. Set eos_token_id in "
             "its config.json."
@@ -76,7 +81,10 @@ def encode(
             examples += _pieces(row, tokenizer, eos_token_ids, max_length, task)
             continue
         try:
-            found = _answers(row, tokenizer, eos_token_ids, task)
+            if labels:
+                found = [_labelled(row, tokenizer, task, labels)]
+            else:
+                found = _answers(row, tokenizer, eos_token_ids, task)
         except _TemplateError as error:
             problems.append((row.line, str(error)))
             continue
@@ -134,6 +142,14 @@ def _answers(row: Row, tokenizer: Any, eos: Sequence[int], task: int) -> list[Ex
         answer = [*answer, eos[0]] if end is None else answer[: end + 1]
         examples.append(Example((*request, *answer), len(request), message["content"], task))
     return examples
+
+
+def _labelled(row: Row, tokenizer: Any, task: int, labels: Sequence[str]) -> Example:
+    ids = tuple(tokenizer(row.text).input_ids)
+    if not ids:
+        raise _TemplateError("has a text without a token")
+    name = (row.answer or "").strip()
+    return Example(ids, len(ids), name, task, labels.index(name))
 
 
 def _render(

@@ -11,6 +11,11 @@ _VANISHED_STEPS = 10
 _EXPLODED = 100.0  # times the median so far
 _MOVED = 0.01  # share of the first losses
 _LEAST_STEPS = 40  # below, the loss of a batch says little
+_NOT_MOVED = {
+    "cpt": "cpt keeps its tokens near their words: take more --virtual-tokens, or --method prompt-tuning.",
+    "head": "A head alone moves what the model has: raise --head-learning-rate, or tune a prompt with "
+    "it (--method prompt-tuning).",
+}
 
 
 def judge(
@@ -28,6 +33,7 @@ def judge(
         A sentence with a remedy for each trouble; the kind is its text up to the colon.
     """
     found = []
+    option = "--head-learning-rate" if method == "head" else "--learning-rate"
     last = gradient_norms[-_VANISHED_STEPS:]
     if len(last) == _VANISHED_STEPS and max(last) < _VANISHED:
         found.append(
@@ -41,23 +47,21 @@ def judge(
         if math.isfinite(highest) and highest > _EXPLODED * max(usual, _VANISHED):
             found.append(
                 f"the gradient exploded: its norm reached {highest:.3g}, usual is {usual:.3g}. Lower "
-                f"--learning-rate (now {rate:g}) to {rate / 3:.2g}, or raise --warmup."
+                f"{option} (now {rate:g}) to {rate / 3:.2g}, or raise --warmup."
             )
     quarter = len(losses) // 4
     if len(losses) >= _LEAST_STEPS:
         first, now = fmean(losses[:quarter]), fmean(losses[-quarter:])
         if now > first * (1 + 10 * _MOVED):
             found.append(
-                f"the loss rises: from {first:.3f} to {now:.3f}. Lower --learning-rate (now {rate:g}) "
+                f"the loss rises: from {first:.3f} to {now:.3f}. Lower {option} (now {rate:g}) "
                 f"to {rate / 3:.2g}."
             )
         elif now > first * (1 - _MOVED):
-            remedy = (
-                "cpt keeps its tokens near their words: take more --virtual-tokens, or --method "
-                "prompt-tuning."
-                if method == "cpt"
-                else f"Raise --learning-rate (now {rate:g}) to {rate * 3:.2g}, use more "
-                "--virtual-tokens, or describe the task (--description)."
+            remedy = _NOT_MOVED.get(
+                method,
+                f"Raise {option} (now {rate:g}) to {rate * 3:.2g}, use more "
+                "--virtual-tokens, or describe the task (--description).",
             )
             found.append(f"the loss does not move: {first:.3f} at first, {now:.3f} now. {remedy}")
     return found

@@ -1,4 +1,4 @@
-"""The training loop: AdamW on the prompt alone, warm-up and cosine, validation, early stopping."""
+"""The training loop: AdamW on prompt and head alone, warm-up and cosine, validation, early stopping."""
 
 import math
 import time
@@ -9,41 +9,19 @@ from typing import Any
 import torch
 from transformers import get_cosine_schedule_with_warmup
 
-from edgept.tune.backbone import Backbone
-from edgept.tune.batches import Order, make_batch
+from edgept.tune.batches import Batch, Order, make_batch
 from edgept.tune.checkpoint import State
-from edgept.tune.encode import Example
+from edgept.tune.classify import classifier_loss, validate_classifier
 from edgept.tune.evaluate import Validation, validate
+from edgept.tune.head import trained_heads
 from edgept.tune.health import judge
+from edgept.tune.job import Job
 from edgept.tune.methods import export_tensors, inputs
 from edgept.tune.settings import Settings
 
-__all__ = ["Job", "Update", "make_optimizer", "train"]
+__all__ = ["Update", "make_optimizer", "train"]
 
 _LONGEST_GRADIENT = 1.0  # clipped to this norm, as transformers' Trainer does
-
-
-@dataclass(frozen=True, eq=False)
-class Job:
-    """What is to be trained.
-
-    Attributes:
-        backbone: the frozen model.
-        settings: of the run.
-        examples: to learn from.
-        held_out: to validate on; may be empty.
-        kind: of the data.
-        steps: updates of the prompt.
-        rate: the highest learning rate.
-    """
-
-    backbone: Backbone
-    settings: Settings
-    examples: list[Example]
-    held_out: list[Example]
-    kind: str
-    steps: int
-    rate: float
 
 
 @dataclass(frozen=True)
@@ -55,8 +33,8 @@ class Update:
         steps: updates in all.
         message: what is being done, or a warning; "" in the news of a step.
         is_warning: whether the message is one.
-        loss: of the last step's answers, in nats; None before the first.
-        gradient_norm: of the prompt, before clipping.
+        loss: of the last step's answers or classes, in nats; None before the first.
+        gradient_norm: of all that is trained, before clipping.
         tokens_per_second: of text that were learnt from.
         validation: the last one.
     """
@@ -72,9 +50,16 @@ class Update:
 
 
 def make_optimizer(adapted: Any, job: Job) -> tuple[Any, Any]:
-    """AdamW without decay over the prompt's parameters, and the schedule of its learning rate."""
-    trained = [parameter for parameter in adapted.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=job.rate, weight_decay=0.0)
+    """AdamW without decay over prompt and head, and the schedule of their learning rates."""
+    head = [weight for module in trained_heads(adapted) for weight in module.parameters()]
+    prompt = [
+        weight
+        for weight in adapted.parameters()
+        if weight.requires_grad and not any(weight is other for other in head)
+    ]
+    rates = [(prompt, job.rate), (head, job.head_rate)]
+    groups = [{"params": weights, "lr": rate} for weights, rate in rates if weights]
+    optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
     warmup = round(job.settings.warmup * job.steps)
     return optimizer, get_cosine_schedule_with_warmup(optimizer, warmup, job.steps)
 
@@ -95,7 +80,7 @@ def train(
     Args:
         job: what is to be trained.
         adapted: the peft model.
-        optimizer: of its prompt.
+        optimizer: of what is trained.
         schedule: of the learning rate.
         state: where to begin; it is kept up to date.
         save: writes a checkpoint.
@@ -162,7 +147,7 @@ def train(
 def _step(
     job: Job, adapted: Any, order: Order, trained: list[Any], step: int
 ) -> tuple[float, float, int]:
-    """Loss of the step's answers, norm of the gradient (now clipped), and tokens of text."""
+    """Loss of the step's answers or classes, norm of the gradient (now clipped), and tokens of text."""
     settings = job.settings
     size = settings.batch_size
     batches = [
@@ -171,17 +156,25 @@ def _step(
             step * settings.accumulate * size, (step + 1) * settings.accumulate * size, size
         )
     ]
-    answers = [int((batch["labels"] != -100).sum()) for batch in batches]
+    if job.labels:
+        answers = [len(batch["classes"]) for batch in batches]
+    else:
+        answers = [int((batch["labels"] != -100).sum()) for batch in batches]
     total = 0.0
     for batch, count in zip(batches, answers, strict=True):
-        # Every token counts the same, however the batch is divided.
-        loss = adapted(**inputs(batch, adapted, settings, labels=True)).loss * (
-            count / sum(answers)
-        )
+        # Every token, or row of a class, counts the same, however the batch is divided.
+        loss = _loss(job, adapted, batch) * (count / sum(answers))
         loss.backward()
         total += float(loss.detach())
     norm = float(torch.nn.utils.clip_grad_norm_(trained, _LONGEST_GRADIENT))
     return total, norm, sum(int(batch["attention_mask"].sum()) for batch in batches)
+
+
+def _loss(job: Job, adapted: Any, batch: Batch) -> Any:
+    """Mean cross-entropy of the batch's classes, or of its answers' tokens."""
+    if job.labels:
+        return classifier_loss(adapted, batch, job.settings)
+    return adapted(**inputs(batch, adapted, job.settings, labels=True)).loss
 
 
 def _validate(job: Job, adapted: Any, state: State) -> None:
@@ -189,7 +182,8 @@ def _validate(job: Job, adapted: Any, state: State) -> None:
     if not job.held_out:
         state.best = export_tensors(adapted, job.settings)
         return
-    found = validate(state.step, job.backbone, adapted, job.settings, job.held_out, job.kind)
+    given = (state.step, job.backbone, adapted, job.settings, job.held_out)
+    found = validate_classifier(*given, job.labels) if job.labels else validate(*given, job.kind)
     best = state.best_validation
     state.validations.append(found)
     if best is None or found.loss < best.loss:

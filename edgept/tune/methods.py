@@ -1,4 +1,4 @@
-"""The five methods, each by peft: how its prompt starts, what it is fed, and what it leaves behind."""
+"""The methods, each by peft: how its prompt starts, what it is fed, and what it leaves behind."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,6 +12,7 @@ from edgept.peft_folder import combine_multitask, rows_to_kv
 from edgept.tune.backbone import Backbone
 from edgept.tune.batches import Batch
 from edgept.tune.encode import Example
+from edgept.tune.head import head_tensors, put_head
 from edgept.tune.settings import Settings
 
 __all__ = ["PEFT_NAMES", "adapt", "export_tensors", "inputs", "peft_config"]
@@ -22,6 +23,7 @@ PEFT_NAMES = {
     "prefix-tuning": "prefix_tuning",
     "multitask": "multitask_prompt_tuning",
     "cpt": "cpt",
+    "head": "head",
 }
 _PEFT_INITS = {"text": "TEXT", "vocab": "SAMPLE_VOCAB", "random": "RANDOM"}
 
@@ -34,20 +36,29 @@ _CPT_ROOM = 5.0
 
 
 def adapt(
-    backbone: Backbone, settings: Settings, examples: Sequence[Example], num_tasks: int
+    backbone: Backbone,
+    settings: Settings,
+    examples: Sequence[Example],
+    num_tasks: int,
+    num_labels: int = 0,
 ) -> Any:
-    """Put a fresh prompt in front of the frozen model.
+    """Put a fresh prompt in front of the frozen model, and a fresh head behind a classifier.
 
     Args:
         backbone: the frozen model.
         settings: method, size, start and seed.
         examples: the training data, from which CPT takes its context.
         num_tasks: of multitask prompt tuning.
+        num_labels: classes of the head; 0 without one.
 
     Returns:
-        A peft model, whose prompt alone has gradients.
+        A peft model, whose prompt and head alone have gradients; to train a head alone, the model.
     """
     torch.manual_seed(settings.seed)
+    if num_labels:
+        put_head(backbone, num_labels)
+    if settings.method == "head":  # linear probing, which peft has no method for
+        return backbone.model
     config = peft_config(backbone, settings, examples, num_tasks)
     adapted: Any = peft.get_peft_model(backbone.model, config)
     kind, text = settings.initial()
@@ -61,8 +72,10 @@ def peft_config(
 ) -> Any:
     """The method's configuration in peft."""
     kind, text = settings.initial()
+    # under SEQ_CLS, peft copies the module classifier or score and trains the copy (modules_to_save)
+    classifies = backbone.task == "text-classification"
     common: dict[str, Any] = {
-        "task_type": "CAUSAL_LM",
+        "task_type": "SEQ_CLS" if classifies else "CAUSAL_LM",
         "num_virtual_tokens": settings.virtual_tokens,
     }
     if settings.method == "cpt":
@@ -108,12 +121,19 @@ def inputs(batch: Batch, adapted: Any, settings: Settings, *, labels: bool) -> d
 
 
 def export_tensors(adapted: Any, settings: Settings) -> list[dict[str, Any]]:
-    """The prompt as a prompt file holds it, once for every task.
+    """The prompt as a prompt file holds it, once for every task, and a classifier's head with each.
 
     Returns:
         {"prompt_embeds": (num_virtual_tokens, hidden)} or {"prompt_kv": (layers, 2, kv_heads,
-        num_virtual_tokens, head_dim)}, float32.
+        num_virtual_tokens, head_dim)}, and a head's tensors, float32.
     """
+    head = head_tensors(adapted)
+    if settings.method == "head":
+        return [head]
+    return [{**prompt, **head} for prompt in _prompt_tensors(adapted, settings)]
+
+
+def _prompt_tensors(adapted: Any, settings: Settings) -> list[dict[str, Any]]:
     config = adapted.peft_config["default"]
     with torch.no_grad():
         rows = adapted.get_prompt_embedding_to_save("default").float().cpu().numpy()

@@ -16,7 +16,7 @@ from edgept.prompt_file import format_prompt
 from edgept.tune.backbone import Backbone
 from edgept.tune.checkpoint import State
 from edgept.tune.data import Data
-from edgept.tune.loop import Job
+from edgept.tune.job import Job
 from edgept.tune.settings import Settings
 
 __all__ = ["identify", "make_record"]
@@ -56,11 +56,15 @@ def make_record(
         "run": run,
         "settings": {
             **asdict(job.settings),
+            "task": job.backbone.task,
+            "virtual_tokens": job.settings.prompt_length,
             "learning_rate": job.rate,
+            "head_learning_rate": job.head_rate or None,
             "init": ":".join(part for part in job.settings.initial() if part),
             "steps": job.steps,
         },
         "rows": {"kind": job.kind, "train": len(job.examples), "eval": len(job.held_out)},
+        "labels": list(job.labels),
         "prompts": [
             {
                 "name": prompt.name,
@@ -74,6 +78,7 @@ def make_record(
         "best_step": state.step if best is None else best.step,
         "best": None if best is None else asdict(best),
         "without_prompt": plain,
+        "majority": None,
         "bundle": None,
         "warnings": [*state.warnings.values()],
         "tokens": state.tokens,

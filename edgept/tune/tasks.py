@@ -131,7 +131,9 @@ def tune_tasks(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"cannot make {folder}: {error.strerror}. Choose another.") from error
-    backbone = load_backbone(model, precision=shared.precision, device=shared.device)
+    backbone = load_backbone(
+        model, task=shared.task, precision=shared.precision, device=shared.device
+    )
     results: dict[str, Tuned | EdgeptError] = {}
     for task in tasks:
         try:

@@ -15,13 +15,15 @@ from edgept.prompt import Prompt
 from edgept.prompt_file import write_prompt
 from edgept.tune.backbone import Backbone, load_backbone, silent
 from edgept.tune.checkpoint import State, load_checkpoint, restore, save_checkpoint
+from edgept.tune.classify import check_method
 from edgept.tune.curve import can_draw, draw_curve
-from edgept.tune.data import Data
 from edgept.tune.device_check import check_bundle, measure_on_bundle
-from edgept.tune.encode import encode
 from edgept.tune.evaluate import validate
+from edgept.tune.head import keep_head
 from edgept.tune.held_out import read_training, task_names
-from edgept.tune.loop import Job, Update, make_optimizer, train
+from edgept.tune.job import Job, make_job
+from edgept.tune.labels import label_names, majority
+from edgept.tune.loop import Update, make_optimizer, train
 from edgept.tune.methods import PEFT_NAMES, adapt, export_tensors
 from edgept.tune.places import Places
 from edgept.tune.record import identify, make_record
@@ -29,7 +31,6 @@ from edgept.tune.settings import Settings
 
 __all__ = ["Tuned", "tune"]
 
-_LONGEST_ROW = 1024  # by default; memory grows with it
 _NO_CURVE = (
     "no curve is drawn: matplotlib is not installed. Install it: pip install 'edgept[tune]'."
 )
@@ -82,7 +83,7 @@ def tune(
 
     Raises:
         UsageError: an argument is out of range, or a file is there already.
-        InvalidFileError: rows of the data are malformed.
+        InvalidFileError: rows of the data are malformed, or of a class that nothing trains.
         IncompatibleError: the bundle is another model's.
         ExportError: the model cannot be loaded.
         EdgeptError: the training diverged, or memory ran out.
@@ -101,7 +102,14 @@ def tune(
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if isinstance(model, str):
         report(Update(0, 0, "loading the model"))
-        model = load_backbone(model, precision=settings.precision, device=settings.device)
+        model = load_backbone(
+            model, task=settings.task, precision=settings.precision, device=settings.device
+        )
+    elif settings.task not in (None, "auto", model.task):
+        raise UsageError(
+            f"the model is loaded for {model.task}, the settings ask for {settings.task}. Tasks that "
+            "share a model share that, too: name it under defaults, or tune in two goes."
+        )
     elif settings.precision not in ("auto", model.precision) or settings.device not in (
         "auto",
         model.device.type,
@@ -110,18 +118,22 @@ def tune(
             f"the model is loaded in {model.precision} on {model.device.type}, the settings ask for "
             f"{settings.precision} on {settings.device}. Tasks that share a model share both."
         )
+    check_method(model, settings)
+    labels: tuple[str, ...] = ()
+    if model.task == "text-classification":
+        labels = label_names(training, held_out)
     where = None
     if bundle is not None:
-        where, _ = check_bundle(bundle, model.fingerprint, settings.virtual_tokens)
+        where = check_bundle(bundle, model.fingerprint, model.task, settings.prompt_length)
     run = identify(settings, training, held_out, model)
     if resume and (finished := places.finished(targets, run)) is not None:
         return Tuned(targets, finished)
-    job = _job(model, settings, training, held_out, tasks)
+    job = make_job(model, settings, training, held_out, tasks, labels)
     gpus = range(torch.cuda.device_count()) if model.device.type == "cuda" else []
     was_deterministic = torch.are_deterministic_algorithms_enabled()
     try:
         torch.use_deterministic_algorithms(True, warn_only=True)
-        with torch.random.fork_rng(devices=gpus), silent():
+        with torch.random.fork_rng(devices=gpus), silent(), keep_head(model):
             state, plain = _run(job, places, run, tasks, resume, checkpoint_seconds, report)
             name = settings.name or places.name
             prompts = [
@@ -130,12 +142,16 @@ def tune(
                     name=name if len(tasks) == 1 else f"{name}-{task}",
                     method=PEFT_NAMES[settings.method],
                     fingerprint=model.fingerprint,
+                    task=model.task,
+                    labels=labels,
                     base_model=model.source.name,
                     created_by=f"edgept {__version__}",
                 )
                 for task, tensors in zip(tasks, state.best, strict=True)
             ]
             record = make_record(job, state, prompts, run, plain)
+            if labels and held_out is not None:
+                record["majority"] = majority(training, held_out)
             if where is not None and state.best_validation is not None:
                 report(Update(state.step, job.steps, "validating on the bundle"))
                 record["bundle"] = measure_on_bundle(
@@ -145,6 +161,7 @@ def tune(
                     job.kind,
                     settings.metric_rows,
                     state.best_validation,
+                    labels,
                 )
     except torch.OutOfMemoryError as error:
         raise EdgeptError(
@@ -166,46 +183,6 @@ def tune(
     return Tuned(targets, record)
 
 
-def _job(
-    backbone: Backbone,
-    settings: Settings,
-    training: Data,
-    held_out: Data | None,
-    tasks: Sequence[str],
-) -> Job:
-    room = backbone.max_positions - settings.virtual_tokens
-    max_length = settings.max_length or min(room, _LONGEST_ROW)
-    if not 2 <= max_length <= room:
-        raise UsageError(
-            f"rows of {max_length} tokens behind {settings.virtual_tokens} virtual tokens: "
-            f"{backbone.source.name} takes sequences of {backbone.max_positions}, so at most {room} are "
-            "left. Lower --max-length or --virtual-tokens."
-        )
-
-    def encoded(data: Data) -> Any:
-        return encode(
-            data,
-            backbone.tokenizer,
-            eos_token_ids=backbone.eos_token_ids,
-            max_length=max_length,
-            drop_long=settings.drop_long,
-            tasks=tasks,
-        )
-
-    with silent():
-        examples = encoded(training)
-        rows = encoded(held_out) if held_out else []
-    return Job(
-        backbone,
-        settings,
-        examples,
-        rows,
-        training.kind,
-        steps=settings.total_steps(len(examples)),
-        rate=settings.rate(backbone.embedding_rms),
-    )
-
-
 def _run(
     job: Job,
     places: Places,
@@ -215,16 +192,16 @@ def _run(
     checkpoint_seconds: float,
     report: Callable[[Update], object],
 ) -> tuple[State, dict[str, Any] | None]:
-    """The trained state, and the validation of the plain model."""
+    """The trained state, and the validation of the plain model, which a classifier cannot have."""
     settings = job.settings
     content = None
     if resume and places.checkpoint.exists():
         content = load_checkpoint(places.checkpoint, run)
-    adapted = adapt(job.backbone, settings, job.examples, len(tasks))
+    adapted = adapt(job.backbone, settings, job.examples, len(tasks), len(job.labels))
     optimizer, schedule = make_optimizer(adapted, job)
     state = State() if content is None else restore(content, adapted, optimizer, schedule)
     plain = None
-    if job.held_out:
+    if job.held_out and not job.labels:
         report(Update(state.step, job.steps, "validating without a prompt"))
         plain = asdict(validate(0, job.backbone, None, settings, job.held_out, job.kind))
 
@@ -247,12 +224,12 @@ def _run(
         places.checkpoint.unlink(missing_ok=True)
         raise EdgeptError(
             f"the training diverged: loss or gradient was not a finite number at step {state.step + 1}, "
-            f"so there is no prompt. Lower --learning-rate (now {job.rate:g}) or raise --warmup."
+            f"so there is no prompt. Lower {settings.rate_option} (now {job.rate:g}) or raise --warmup."
         )
     if state.diverged:
         state.warnings["diverged"] = (
             f"the training diverged at step {state.step + 1}; the best prompt before it is kept. Lower "
-            f"--learning-rate (now {job.rate:g})."
+            f"{settings.rate_option} (now {job.rate:g})."
         )
         report(Update(state.step, job.steps, state.warnings["diverged"], is_warning=True))
         return state, plain
@@ -261,7 +238,7 @@ def _run(
     elif best.step == 0:
         state.warnings["no better"] = (
             "no validation was better than the untrained prompt's, which is kept. Lower "
-            f"--learning-rate (now {job.rate:g}), or give more data."
+            f"{settings.rate_option} (now {job.rate:g}), or give more data."
         )
         report(Update(state.step, job.steps, state.warnings["no better"], is_warning=True))
     save(state)
