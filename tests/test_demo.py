@@ -60,6 +60,23 @@ def test_it_measures_and_keeps_its_files(shown: tuple[Path, dict[str, Any]]) -> 
     )
 
 
+def test_the_script_that_made_the_prompts_makes_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As the demo packs it: a peft folder, better than none after a few steps."""
+    from edgept.demo import tune_prompts
+    from edgept.prompt_source import load_prompt_source
+
+    monkeypatch.setattr(tune_prompts, "VALIDATION_ROWS", 8)
+    arguments = ["intent", "--model", str(MODEL), "--out", str(tmp_path), "--steps", "3"]
+    monkeypatch.setattr("sys.argv", ["tune_prompts", *arguments])
+    tune_prompts.main()
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["loss"] < figures["without"]
+    prompt = load_prompt_source(tmp_path / "intent")
+    assert prompt.tensors["prompt_embeds"].shape == (8, 192)
+
+
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
     result = CliRunner().invoke(main, ["demo", "-o", str(tmp_path)])

@@ -1,4 +1,4 @@
-"""Tune one prompt for each mode on the frozen model, with peft's prompt tuning.
+"""Tune one prompt for each mode on the frozen model: `edgept tune`, on rows of the generated corpus.
 
 python -m edgept.demo.tune_prompts --model model --out prompts
 """
@@ -6,40 +6,38 @@ python -m edgept.demo.tune_prompts --model model --out prompts
 import argparse
 import json
 import random
-import time
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
-from peft import PromptTuningConfig, PromptTuningInit, TaskType, get_peft_model
-from transformers import AutoModelForCausalLM, AutoTokenizer
-from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from edgept.demo.corpus import END, MODES, REPLY, make_question, make_reply, wrap
+from edgept.demo.corpus import END, MODES, REPLY, make_question, make_reply
+from edgept.peft_folder import write_peft_folder
+from edgept.prompt_file import read_prompt
+from edgept.tune import Settings, load_backbone, tune
 
-IGNORED = -100  # a label that the loss leaves out
+BATCH_ROWS = 16
+VALIDATION_ROWS = 64
+EVAL_EVERY = 25
 
 
-def make_batch(
-    tokenizer: Tokenizer, rng: random.Random, mode: str, rows: int
-) -> dict[str, torch.Tensor]:
-    """Questions with their replies in one mode; only the replies count.
-
-    Returns:
-        input_ids, attention_mask and labels, int64 (rows, tokens), padded on the right.
-    """
-    asked, replied = [], []
+def conversations(mode: str, rows: int, seed: str) -> list[dict[str, Any]]:
+    """Questions with their replies in one mode, as `edgept tune` reads conversations."""
+    rng = random.Random(f"{seed} {mode}")
+    made = []
     for _ in range(rows):
         question = make_question(rng)
-        asked.append(tokenizer(wrap(question.text))["input_ids"])
-        replied.append(tokenizer(make_reply(rng, question, mode) + END)["input_ids"])
-    tokens = max(len(a) + len(r) for a, r in zip(asked, replied, strict=True))
-    ids = torch.zeros(rows, tokens, dtype=torch.long)
-    mask, labels = torch.zeros_like(ids), torch.full_like(ids, IGNORED)
-    for row, (a, r) in enumerate(zip(asked, replied, strict=True)):
-        ids[row, : len(a) + len(r)] = torch.tensor(a + r)
-        mask[row, : len(a) + len(r)] = 1
-        labels[row, len(a) : len(a) + len(r)] = torch.tensor(r)
-    return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+        turns = (("user", question.text), ("assistant", make_reply(rng, question, mode)))
+        made.append({"messages": [{"role": role, "content": text} for role, text in turns]})
+    return made
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
+    """Write rows as JSON, one a line."""
+    lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
 
 
 def first_words(mode: str, seed: int) -> str:
@@ -48,64 +46,44 @@ def first_words(mode: str, seed: int) -> str:
     return REPLY + make_reply(rng, make_question(rng), mode) + END
 
 
-def tune(
-    mode: str, *, model_path: Path, out: Path, virtual_tokens: int, steps: int, lr: float,
-    rows: int, seed: int,
-) -> dict[str, float]:  # fmt: skip
-    """Tune one prompt and write it as a peft adapter folder `out/mode`."""
-    torch.manual_seed(seed)
-    tokenizer = AutoTokenizer.from_pretrained(model_path)
-    base = AutoModelForCausalLM.from_pretrained(
-        model_path, dtype=torch.float32, attn_implementation="eager"
-    )
-    config = PromptTuningConfig(
-        task_type=TaskType.CAUSAL_LM,
-        num_virtual_tokens=virtual_tokens,
-        prompt_tuning_init=PromptTuningInit.TEXT,
-        prompt_tuning_init_text=first_words(mode, seed),
-        tokenizer_name_or_path=str(model_path),
-    )
-    model = get_peft_model(base, config)
-    prompt = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(prompt, lr=lr, weight_decay=0.0)
-    rng = random.Random(f"{seed} {mode}")
-    began, recent = time.perf_counter(), 0.0
-    for step in range(steps):
-        for group in optimizer.param_groups:  # warm-up, then down to a twentieth
-            group["lr"] = lr * min((step + 1) / 20, max(0.05, 1 - step / steps))
-        loss = model(**make_batch(tokenizer, rng, mode, rows)).loss
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(prompt, 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        recent = loss.item() if step == 0 else 0.95 * recent + 0.05 * loss.item()
-        if (step + 1) % 100 == 0:
-            print(
-                json.dumps({"mode": mode, "step": step + 1, "loss": round(recent, 4)}), flush=True
-            )
-    model.save_pretrained(str(out / mode))
-    return {"loss": round(recent, 4), "seconds": round(time.perf_counter() - began, 1)}
-
-
 def main() -> None:
-    """Tune the prompts asked for."""
+    """Tune the prompts asked for, and leave each as the peft folder that the demo packs."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("modes", nargs="*", default=MODES, help="which (default: all)")
     parser.add_argument("--model", type=Path, default=Path("model"))
     parser.add_argument("--out", type=Path, default=Path("prompts"))
     parser.add_argument("--virtual-tokens", type=int, default=8)
-    parser.add_argument("--steps", type=int, default=150)
-    parser.add_argument("--lr", type=float, default=0.01)
-    parser.add_argument("--rows", type=int, default=16, help="questions in a step")
+    parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(1)
+    args.out.mkdir(parents=True, exist_ok=True)
+    backbone = load_backbone(str(args.model))
+    # On a CPU the backward pass of the fused attention takes three times that of plain matmuls.
+    backbone.model.set_attn_implementation("eager")
     for mode in args.modes:
-        figures = tune(
-            mode, model_path=args.model, out=args.out, virtual_tokens=args.virtual_tokens,
-            steps=args.steps, lr=args.lr, rows=args.rows, seed=args.seed,
-        )  # fmt: skip
-        print(json.dumps({"mode": mode, **figures}), flush=True)
+        with tempfile.TemporaryDirectory() as work:
+            rows = conversations(mode, args.steps * BATCH_ROWS, f"{args.seed}")
+            validation = conversations(mode, VALIDATION_ROWS, f"{args.seed} validation")
+            tuned = tune(
+                backbone,
+                write_rows(Path(work) / "train.jsonl", rows),
+                Path(work) / f"{mode}.safetensors",
+                Settings(
+                    virtual_tokens=args.virtual_tokens,
+                    init="text:" + first_words(mode, args.seed),
+                    steps=args.steps,
+                    batch_size=BATCH_ROWS,
+                    seed=args.seed,
+                    eval_every=EVAL_EVERY,
+                    metric_rows=0,
+                ),
+                evaluation=write_rows(Path(work) / "validation.jsonl", validation),
+            )
+            write_peft_folder(read_prompt(tuned.prompts[0]), None, args.out / mode, overwrite=True)
+        record = tuned.record
+        figures = {"loss": record["best"]["loss"], "without": record["without_prompt"]["loss"]}
+        print(json.dumps({"mode": mode, "step": record["best"]["step"], **figures}), flush=True)
 
 
 if __name__ == "__main__":
