@@ -9,6 +9,7 @@ from pathlib import Path
 from edgept.bench.answers import Answers, Correctness
 from edgept.bench.ceilings import measure_ceilings
 from edgept.bench.comparison import Comparison, compare_interleaved, compare_reports, find_rival
+from edgept.bench.conditions import Conditions
 from edgept.bench.earlier import Earlier
 from edgept.bench.loop import Series, run_loop
 from edgept.bench.once import load_prompts, load_sessions, start_processes
@@ -36,6 +37,7 @@ Progress = Callable[[str, float], None]
 _RESIDENTS_SHARE = 0.05  # of a time that was given, for each number of residents
 _LEVEL_SAMPLES = 662  # enough for p99
 _FEW_RESIDENTS, _MANY_RESIDENTS = 4, 16  # of a short and of a long run
+_BUSY = 0.25  # load of a core that is worth a word
 _LENGTH = 64  # tokens, given and new
 
 
@@ -68,6 +70,7 @@ def _measure(
 ) -> Report:
     files, prompts = [file for file, _ in found], [prompt for _, prompt in found]
     progress("reading the device", 0)
+    before = Conditions.read()
     device = read_device()
     kernel = ReferenceKernel()
     samples: Samples = {}
@@ -139,6 +142,7 @@ def _measure(
         request=question,
         settings=describe_settings(plan, model, len(turns)),
         device=device,
+        before=before,
         phases=phases,
         at_s=series.at_s,
         seconds=series.seconds,
@@ -151,7 +155,7 @@ def _measure(
         joules_per_request=None if energy.joules is None else energy.joules / requests,
         answers=correctness,
         verdict=phases["end_to_end"].verdict,
-        notes=_notes(plan, files, question, correctness),
+        notes=_notes(plan, files, question, correctness, before, device),
         comparison=comparison,
     )
 
@@ -266,6 +270,8 @@ def _notes(
     files: list[PromptFile],
     question: Question,
     correctness: Correctness,
+    before: Conditions,
+    device: Device,
 ) -> list[str]:
     notes = []
     if files[0].random:
@@ -287,5 +293,9 @@ def _notes(
         notes.append(
             f"{correctness.batch_rows_equal} of {plan.batch} rows of a batch have the answer that they "
             "have alone; the others round differently"
+        )
+    if before.load > _BUSY * device.cpu.cores:
+        notes.append(
+            f"other programs kept {before.load:.1f} of {device.cpu.cores} cores busy before this one began"
         )
     return notes

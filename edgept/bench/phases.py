@@ -11,10 +11,10 @@ Samples = dict[str, list[float]]
 
 # In the order in which a request meets them.
 TITLES: Mapping[str, str] = {
-    "process_start": "process start to first token",
+    "process_start": "process to first token",
     "session_load": "session load",
-    "prompt_cold": "prompt file to active (cold)",
-    "swap_warm": "swap among residents (warm)",
+    "prompt_cold": "prompt file to active, cold",
+    "swap_warm": "swap among residents, warm",
     "tokenise": "tokenise",
     "prefill": "prefill",
     "queue": "wait behind earlier requests",

@@ -8,6 +8,7 @@ from pathlib import Path
 from edgept.bench.answers import Correctness
 from edgept.bench.ceilings import Ceilings
 from edgept.bench.comparison import Comparison
+from edgept.bench.conditions import Conditions
 from edgept.bench.phases import TITLES
 from edgept.bench.plan import Length, Plan
 from edgept.bench.power import Energy
@@ -148,6 +149,7 @@ class Report:
         request: text or ids.
         settings: how.
         device: hardware, a Jetson's power mode, and versions.
+        before: clock, temperature and load before anything was run.
         phases: by name, in the order in which a request meets them.
         at_s: when each request of the loop began; one for each sample of end to end.
         seconds: length of the loop.
@@ -155,7 +157,7 @@ class Report:
         kernel_ms: the reference kernel at the start.
         checks: of the reference kernel: clocks, temperature and load too.
         residents: swap time against the number of resident prompts.
-        ceilings: what memory and arithmetic would allow; None where they could not be measured.
+        ceilings: what memory and arithmetic would allow.
         energy: of the loop.
         joules_per_request: None where the device does not tell.
         answers: whether what came out is right.
@@ -170,6 +172,7 @@ class Report:
     request: Question
     settings: Settings
     device: Device
+    before: Conditions
     phases: dict[str, Phase]
     at_s: list[float]
     seconds: float
@@ -177,7 +180,7 @@ class Report:
     kernel_ms: float
     checks: list[Check]
     residents: list[Level]
-    ceilings: Ceilings | None
+    ceilings: Ceilings
     energy: Energy
     joules_per_request: float | None
     answers: Correctness

@@ -35,7 +35,7 @@ def judge_series(samples: Sequence[float]) -> Verdict:
     if abs(moved) <= TOLERANCE:
         return Verdict("steady", [])
     slower = "slower" if moved > 0 else "faster"
-    reason = f"the second half is {abs(moved):.1%} {slower} than the first"
+    reason = f"the second half is {100 * abs(moved):.1f} % {slower} than the first"
     return Verdict("not steady", [reason])
 
 
@@ -53,13 +53,13 @@ def judge_loop_phase(name: str, series: Series) -> Verdict:
     if not series.warm_up.steady:
         reasons.append(
             f"the warm-up ended after {series.warm_up.seconds:.1f} s before two windows agreed within "
-            f"{TOLERANCE:.0%}; end other programs, or measure longer (--time)"
+            f"{100 * TOLERANCE:.0f} %"
         )
     own = judge_series(series.samples[name])
     if own.word == "not steady":
-        reasons += [f"{reason}; end other programs, or measure longer" for reason in own.reasons]
+        reasons += own.reasons
     if series.throttled:
         return Verdict("throttled", reasons)
-    if not series.warm_up.steady or own.word == "not steady":
-        return Verdict("not steady", reasons)
+    if reasons:
+        return Verdict("not steady", [*reasons, "end other programs, or measure longer (--time)"])
     return own
