@@ -102,4 +102,4 @@ def test_no_difference_is_called_when_the_interval_holds_1_or_samples_are_few() 
     assert same.word == "no difference shown"
     few = ratio_of_pairs([1.0, 1.01] * 4, [2.0, 2.01] * 4)
     assert few.high < 1
-    assert few.word == "no difference shown"
+    assert few.word == "too few samples"

@@ -9,7 +9,7 @@ import numpy as np
 from edgept.bench.answers import Answers
 from edgept.bench.earlier import Earlier
 from edgept.bench.loop import Request, run_loop, timed
-from edgept.bench.phases import LOOP, Samples
+from edgept.bench.phases import LOOP, TITLES, Samples
 from edgept.bench.plan import Length
 from edgept.bench.prompts import find_prompts
 from edgept.bench.question import Question
@@ -221,7 +221,7 @@ def compare_reports(samples: Samples, earlier: Earlier, why: str) -> Comparison:
         earlier: the other report.
         why: why the two were not interleaved.
     """
-    names = [name for name in samples if name in earlier.samples]
+    names = [name for name in TITLES if name in samples and name in earlier.samples]
     compared = {}
     for name in names:
         this, other = samples[name], earlier.samples[name]

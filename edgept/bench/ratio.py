@@ -41,7 +41,9 @@ class Ratio:
 
     @property
     def word(self) -> str:
-        """What may be said: "faster", "slower", or "no difference shown"."""
+        """What may be said: "faster", "slower", "no difference shown" or "too few samples"."""
+        if self.n < FEWEST:
+            return "too few samples"
         if not self.differs:
             return "no difference shown"
         return "faster" if self.ratio < 1 else "slower"
@@ -63,7 +65,7 @@ def ratio_of_pairs(
     logs = np.log(np.asarray(this, np.float64)) - np.log(np.asarray(other, np.float64))  # (pairs,)
     random = np.random.default_rng(seed)
     picked = random.integers(0, len(logs), (_RESAMPLES, len(logs)))
-    return _ratio(float(np.median(logs)), np.median(logs[picked], axis=1), len(logs), together)
+    return _ratio(float(np.median(logs)), _row_medians(logs[picked]), len(logs), together)
 
 
 def ratio_of_series(
@@ -100,7 +102,14 @@ def _medians(values: Array, random: np.random.Generator) -> Array:
     count = -(-len(values) // length)
     begins = random.integers(0, len(values), (_RESAMPLES, count, 1))
     picked = (begins + np.arange(length)).reshape(_RESAMPLES, -1)[:, : len(values)]
-    medians: Array = np.median(values[picked % len(values)], axis=1)
+    return _row_medians(values[picked % len(values)])
+
+
+def _row_medians(rows: Array) -> Array:
+    """Median of each row; np.median takes ten times as long over short rows."""
+    last = rows.shape[1] - 1
+    middle = [last // 2, (last + 1) // 2]
+    medians: Array = np.partition(rows, middle, axis=1)[:, middle].mean(axis=1)
     return medians
 
 

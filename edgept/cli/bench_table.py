@@ -23,10 +23,12 @@ def show(report: "Report") -> None:
         Text(
             f"{facts.source}, {facts.precision}, {settings.threads} threads, "
             f"{settings.providers[0].removesuffix('ExecutionProvider')}; {virtual} virtual + "
-            f"{len(request.token_ids)} tokens, {request.answered_tokens} new{rows}; {settings.loop}"
-        )
+            f"{len(request.token_ids)} tokens, {request.answered_tokens} new{rows}; {settings.loop}\n"
+        ),
+        soft_wrap=True,
     )
     _phases(console, report)
+    console.print()
     style = "green" if report.verdict.word == "steady" else "yellow"
     console.print(Text(report.verdict.word, style=f"bold {style}"))
     lines = [*report.verdict.reasons, *report.notes]
@@ -39,7 +41,6 @@ def show(report: "Report") -> None:
 
 
 def _phases(console: "Console", report: "Report") -> None:
-    from rich import box
     from rich.table import Table
     from rich.text import Text
 
@@ -47,7 +48,7 @@ def _phases(console: "Console", report: "Report") -> None:
 
     phases = report.phases
     with_p999 = any(phase.summary.p999 is not None for phase in phases.values())
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=None, pad_edge=False, header_style="dim")
     for name in ("phase", "n", "median", "p90", "p99", *(["p99.9"] if with_p999 else [])):
         table.add_column(name, justify="left" if name == "phase" else "right", no_wrap=True)
     table.add_column("unit", no_wrap=True)
@@ -96,7 +97,6 @@ def _more(report: "Report") -> list[str]:
 
 
 def _comparison(console: "Console", report: "Report") -> None:
-    from rich import box
     from rich.table import Table
     from rich.text import Text
 
@@ -105,7 +105,7 @@ def _comparison(console: "Console", report: "Report") -> None:
         return
     why = f": {comparison.why}" if comparison.why else ""
     console.print(Text(f"\nagainst {comparison.report}, {comparison.kind}{why}"), soft_wrap=True)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=None, pad_edge=False, header_style="dim")
     for name in ("phase", "ratio", "95 % interval", "n", "this one is"):
         table.add_column(name, justify="left" if name in ("phase", "this one is") else "right")
     for name, item in comparison.phases.items():
