@@ -133,7 +133,9 @@ def _residents(report: Report) -> str:
     levels = [(level, summarise(level.swap_ms)) for level in report.residents]
     unit, factor = unit_of(min(summary.median for _, summary in levels))
     values = [(float(level.prompts), summary.median * factor) for level, summary in levels]
-    x = Axis("resident prompts", values[0][0], max(values[-1][0], values[0][0] + 1), log=True)
+    last = max(values[-1][0], values[0][0] + 1)
+    numbers = tuple(number for number, _ in values)
+    x = Axis("resident prompts", values[0][0], last, log=True, at=numbers)
     y = Axis(f"median swap, {unit}", 0, 1.2 * max(value for _, value in values))
     rows = [
         [

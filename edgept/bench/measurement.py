@@ -17,13 +17,13 @@ from edgept.bench.phases import LOOP, TITLES, Samples
 from edgept.bench.plan import Plan
 from edgept.bench.power import Energy, energy_meter
 from edgept.bench.prompts import PromptFile, copies, find_prompts
-from edgept.bench.question import Question, ask, make_question
+from edgept.bench.question import Question, ask, check_length, make_question
 from edgept.bench.reference_kernel import ReferenceKernel
 from edgept.bench.report import Phase, Report, describe_bundle, describe_settings, make_phase
 from edgept.bench.requests import make_request
-from edgept.bench.residents import grow, levels_to, measure_level
+from edgept.bench.residents import check_memory, grow, levels_to, measure_level
 from edgept.bench.verdict import judge_loop_phase, judge_series
-from edgept.bundle import read_manifest
+from edgept.bundle import Manifest, read_manifest
 from edgept.prompt import Prompt
 from edgept.runtime.content import LoadedPrompt
 from edgept.runtime.device import Device, read_device
@@ -58,6 +58,7 @@ def measure(
     with tempfile.TemporaryDirectory(prefix="edgept-bench-") as name:
         folder = Path(name)
         found = find_prompts(plan.prompts, manifest, folder, plan.seed)
+        _check(plan, manifest, [prompt for _, prompt in found], earlier)
         return _measure(plan, found, folder, earlier, progress)
 
 
@@ -160,11 +161,23 @@ def _measure(
     )
 
 
+def _check(plan: Plan, manifest: Manifest, prompts: list[Prompt], earlier: Earlier | None) -> None:
+    """What cannot work is said before anything is run."""
+    tokens = plan.prompt_length or (len(earlier.token_ids) if earlier else _LENGTH)
+    check_length(prompts, tokens, _new_tokens(plan, earlier), manifest.max_positions)
+    if plan.resident is not None:
+        check_memory(prompts[0], manifest, plan.resident)
+
+
+def _new_tokens(plan: Plan, earlier: Earlier | None) -> int:
+    return plan.new_tokens or (earlier.new_tokens if earlier else _LENGTH)
+
+
 def _question(
     plan: Plan, model: Model, pool: list[LoadedPrompt], earlier: Earlier | None
 ) -> Question:
     """The request that the options ask for; where they are silent, that of the other report."""
-    new_tokens = plan.new_tokens or (earlier.new_tokens if earlier else _LENGTH)
+    new_tokens = _new_tokens(plan, earlier)
     vocabulary = model.manifest.vocab_size
     if (
         earlier is None

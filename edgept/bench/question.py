@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgept.errors import UsageError
+from edgept.prompt import Prompt
 from edgept.runtime.content import Content, LoadedPrompt
 from edgept.runtime.model import Model
 
-__all__ = ["Question", "ask", "make_question"]
+__all__ = ["Question", "ask", "check_length", "make_question"]
 
 _TEXT = (
     "hello I ordered a pair of walking boots from your shop last week and the page said that they "
@@ -86,18 +87,29 @@ def ask(
     Raises:
         UsageError: the request does not fit the model's longest sequence.
     """
-    virtual = max(prompt.num_virtual_tokens for prompt in prompts)
-    if virtual + len(token_ids) + new_tokens > model.max_length:
-        raise UsageError(
-            f"{virtual} virtual, {len(token_ids)} text and {new_tokens} new tokens do not fit the "
-            f"longest sequence of {model.max_length}. Lower --prompt-length or --new-tokens."
-        )
+    check_length(prompts, len(token_ids), new_tokens, model.max_length)
     content: Content = token_ids if text is None else text
     answered = min(
         len(model.generate(content, prompt=prompt, max_new_tokens=new_tokens).token_ids)
         for prompt in prompts
     )
     return Question(text, token_ids, new_tokens, answered)
+
+
+def check_length(
+    prompts: Sequence[Prompt | LoadedPrompt], tokens: int, new_tokens: int, longest: int
+) -> None:
+    """Refuse a request that does not fit the longest sequence.
+
+    Raises:
+        UsageError: it does not.
+    """
+    virtual = max(prompt.num_virtual_tokens for prompt in prompts)
+    if virtual + tokens + new_tokens > longest:
+        raise UsageError(
+            f"{virtual} virtual, {tokens} text and {new_tokens} new tokens do not fit the longest "
+            f"sequence of {longest}. Lower --prompt-length or --new-tokens."
+        )
 
 
 def _candidate(model: Model, tokens: int, turn: int) -> tuple[str | None, list[int]]:

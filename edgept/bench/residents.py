@@ -7,13 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgept.bench.plan import Length
+from edgept.bundle import Manifest
 from edgept.errors import UsageError
 from edgept.prompt import Prompt
 from edgept.runtime.content import LoadedPrompt
 from edgept.runtime.device import read_memory
 from edgept.runtime.model import Model
 
-__all__ = ["Level", "grow", "levels_to", "measure_level"]
+__all__ = ["Level", "check_memory", "grow", "levels_to", "measure_level"]
 
 _KEEP_FREE = 0.8  # of the memory that is free may be taken
 
@@ -41,6 +42,28 @@ def levels_to(resident: int) -> list[int]:
     return [*levels, resident] if resident > 2 else levels
 
 
+def check_memory(prompt: Prompt, manifest: Manifest, size: int) -> None:
+    """Refuse more residents than the free memory holds, before anything is run.
+
+    Raises:
+        UsageError: they would not fit.
+    """
+    memory, kv = read_memory(), manifest.kv
+    if memory is None or kv is None:
+        return
+    width = np.dtype(manifest.float_type).itemsize
+    rows = prompt.tensors["prompt_embeds"].size if "prompt_embeds" in prompt.tensors else 0
+    cached = 2 * kv.num_layers * kv.num_kv_heads * kv.head_dim * prompt.num_virtual_tokens
+    each = (rows + cached) * width
+    if size * each > _KEEP_FREE * memory.available_bytes:
+        fits = int(_KEEP_FREE * memory.available_bytes / each)
+        raise UsageError(
+            f"{size} resident prompts of {each / 1e6:.2f} MB each do not fit the "
+            f"{memory.available_bytes / 1e6:.0f} MB of memory that are free. Ask for --resident {fits} "
+            "or fewer."
+        )
+
+
 def grow(
     model: Model,
     pool: list[LoadedPrompt],
@@ -48,21 +71,7 @@ def grow(
     size: int,
     progress: Callable[[int, int], None],
 ) -> None:
-    """Make prompts resident until the pool holds `size`.
-
-    Raises:
-        UsageError: they would not fit the memory that is free.
-    """
-    memory = read_memory()
-    each = pool[0].nbytes
-    missing = size - len(pool)
-    if memory is not None and missing * each > _KEEP_FREE * memory.available_bytes:
-        fits = len(pool) + int(_KEEP_FREE * memory.available_bytes / each)
-        raise UsageError(
-            f"{size} resident prompts of {each / 1e6:.2f} MB each do not fit the "
-            f"{memory.available_bytes / 1e6:.0f} MB of memory that are free. Ask for --resident {fits} "
-            "or fewer."
-        )
+    """Make prompts resident until the pool holds `size`."""
     while len(pool) < size:
         pool.append(model.load_prompt(next(more)))
         progress(len(pool), size)

@@ -14,12 +14,21 @@ _MOST_POINTS = 4000  # a browser stays quick; the JSON has them all
 
 @dataclass(frozen=True)
 class Axis:
-    """What an axis shows: its label, its ends, and whether it is logarithmic."""
+    """What an axis shows.
+
+    Attributes:
+        label: with the unit.
+        low: value at its beginning.
+        high: value at its end.
+        log: whether it is logarithmic.
+        at: values to write beside it; empty takes round ones.
+    """
 
     label: str
     low: float
     high: float
     log: bool = False
+    at: tuple[float, ...] = ()
 
     def place(self, value: float) -> float:
         """Where a value stands, from 0 to 1."""
@@ -32,12 +41,9 @@ class Axis:
 
 
 def ticks(axis: Axis) -> list[float]:
-    """A handful of round numbers on an axis."""
-    if axis.log:
-        powers = range(math.floor(math.log10(axis.low)), math.ceil(math.log10(axis.high)) + 1)
-        return [10.0**power for power in powers if axis.low <= 10.0**power <= axis.high] or [
-            axis.low
-        ]
+    """The values that are written beside an axis: its own, or a handful of round ones."""
+    if axis.at:
+        return list(axis.at)
     span = axis.high - axis.low
     if span <= 0:
         return [axis.low]
