@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from edgept import __version__
+from edgept.cli.bench import bench
 from edgept.cli.demo import demo
 from edgept.cli.doctor import doctor
 from edgept.cli.export import export
@@ -58,5 +59,5 @@ def main() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
-for _command in (demo, export, tune, prompt, run, verify, doctor):
+for _command in (demo, export, tune, prompt, run, bench, verify, doctor):
     main.add_command(_command)

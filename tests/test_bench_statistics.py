@@ -1,0 +1,105 @@
+"""Percentiles, outliers and ratios: what a series of latencies may be said to show."""
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from edgept.bench.ratio import FEWEST, ratio_of_pairs, ratio_of_series
+from edgept.bench.statistics import SAMPLES_FOR, outliers, percentile, summarise
+
+Array = npt.NDArray[np.float64]
+
+
+@pytest.mark.parametrize(("percent", "needed"), [(90.0, 64), (99.0, 662), (99.9, 6636)])
+def test_a_percentile_needs_samples(percent: float, needed: int) -> None:
+    assert SAMPLES_FOR[percent] == needed
+    samples = [float(i) for i in range(needed)]
+    assert percentile(samples[1:], percent) is None
+    found = percentile(samples, percent)
+    assert found in samples  # one that was really seen
+    assert found >= percent / 100 * (needed - 1)
+    assert found <= percent / 100 * (needed - 1) + 1
+
+
+def test_summary_of_a_short_series() -> None:
+    summary = summarise([3.0, 1.0, 2.0])
+    assert (summary.n, summary.median, summary.minimum, summary.maximum) == (3, 2.0, 1.0, 3.0)
+    assert summary.p90 is summary.p99 is summary.p999 is None
+
+
+def test_outliers_are_flagged_and_kept() -> None:
+    samples = [10.0, 10.1, 9.9, 10.2, 9.8, 10.0, 10.1, 9.9, 14.0, 10.0]
+    assert outliers(samples) == (8,)
+    summary = summarise(samples)
+    assert summary.outliers == (8,)
+    assert summary.maximum == 14.0
+    assert summary.n == 10
+    # 14.826 median absolute deviations (0.1 here) away and no more is no outlier
+    assert outliers([*samples[:8], 10.0 + 1.48, 10.0]) == ()
+
+
+def latencies(random: np.random.Generator, count: int, memory: float) -> Array:
+    """A series like a real one: a floor, skew, spikes, and neighbours that resemble each other."""
+    noise = random.normal(0, 0.05, count)
+    level = np.zeros(count)
+    for i in range(1, count):
+        level[i] = memory * level[i - 1] + noise[i]
+    spikes = (random.random(count) < 0.02) * random.exponential(1, count)
+    return 10 * np.exp(level + spikes) + random.gamma(2, 0.1, count)
+
+
+PHASES = 6
+
+
+@pytest.mark.parametrize("blocks", [FEWEST, 48])
+@pytest.mark.parametrize("memory", [0.0, 0.8])
+def test_the_same_thing_twice_interleaved_is_rarely_called_different(
+    blocks: int, memory: float
+) -> None:
+    """100 A/A comparisons of six phases each: a call in any phase counts."""
+    called = 0
+    for seed in range(100):
+        random = np.random.default_rng(seed)
+        drift = np.exp(0.3 * np.arange(4 * blocks) / (4 * blocks))  # the machine gets slower
+        differs = False
+        for _ in range(PHASES):
+            series = (latencies(random, 4 * blocks, memory) * drift).reshape(blocks, 4)
+            logs = np.log(series)  # A B B A
+            this, other = (np.exp(logs[:, pair].mean(axis=1)) for pair in ([0, 3], [1, 2]))
+            ratio = ratio_of_pairs(this.tolist(), other.tolist(), together=PHASES, seed=seed)
+            differs = differs or ratio.differs
+        called += differs
+    assert called <= 5
+
+
+@pytest.mark.parametrize("memory", [0.0, 0.5])
+def test_the_same_thing_in_two_reports_is_rarely_called_different(memory: float) -> None:
+    called = 0
+    for seed in range(100):
+        random = np.random.default_rng(seed)
+        this, other = latencies(random, 100, memory), latencies(random, 100, memory)
+        called += ratio_of_series(this.tolist(), other.tolist(), seed=seed).differs
+    assert called <= 5
+
+
+def test_a_difference_is_called() -> None:
+    random = np.random.default_rng(1)
+    this, other = latencies(random, 64, 0.2), 1.2 * latencies(random, 64, 0.2)
+    for ratio in (
+        ratio_of_pairs(this.tolist(), other.tolist(), together=PHASES),
+        ratio_of_series(this.tolist(), other.tolist(), together=PHASES),
+    ):
+        assert ratio.word == "faster"
+        assert ratio.low < ratio.ratio < ratio.high < 1
+        assert ratio.ratio == pytest.approx(1 / 1.2, rel=0.05)
+    assert ratio_of_pairs(other.tolist(), this.tolist()).word == "slower"
+
+
+def test_no_difference_is_called_when_the_interval_holds_1_or_samples_are_few() -> None:
+    random = np.random.default_rng(2)
+    same = ratio_of_pairs(latencies(random, 40, 0).tolist(), latencies(random, 40, 0).tolist())
+    assert same.low < 1 < same.high
+    assert same.word == "no difference shown"
+    few = ratio_of_pairs([1.0, 1.01] * 4, [2.0, 2.01] * 4)
+    assert few.high < 1
+    assert few.word == "too few samples"
