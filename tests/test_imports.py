@@ -73,7 +73,7 @@ def test_import_alone_loads_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["", "run", "export", "verify", "doctor", "prompt", "prompt pack"]
+    "command", ["", "run", "bench", "tune", "export", "verify", "doctor", "prompt", "prompt pack"]
 )
 def test_help_loads_no_library_but_click(command: str) -> None:
     loaded = loaded_after(
