@@ -27,8 +27,10 @@ from edgept.prompt_file import MAX_BYTES
 
 __all__ = [
     "CONFIG_NAME",
+    "HEADS",
     "WEIGHT_NAMES",
     "combine_multitask",
+    "read_head",
     "read_peft_folder",
     "rows_to_kv",
     "write_peft_folder",
@@ -51,8 +53,8 @@ _TASKS = {
     "FEATURE_EXTRACTION": "feature-extraction",
 }
 _PEFT_KEYS = {"prompt_embeddings", "prefix_task_cols", "prefix_task_rows"}
-_CLASSIFIER_HEADS = ("classifier", "score")
-_HEADS = (*_CLASSIFIER_HEADS, "qa_outputs")
+_CLASSIFIERHEADS = ("classifier", "score")
+HEADS = (*_CLASSIFIERHEADS, "qa_outputs")
 
 
 def read_peft_folder(
@@ -97,7 +99,7 @@ def read_peft_folder(
             f"{folder} holds {_names(tensors)}, but no prompt_embeddings. Save it again with "
             "model.save_pretrained of peft 0.4 or later.",
         )
-    prompt_tensors = {**_prompt_tensor(rows, config, method, folder), **_head(tensors, folder)}
+    prompt_tensors = {**_prompt_tensor(rows, config, method, folder), **read_head(tensors, folder)}
     return Prompt(
         tensors=prompt_tensors,
         name=folder.resolve().name,
@@ -186,7 +188,7 @@ def write_peft_folder(
     config, rows = _config_and_rows(prompt)
     head = _peft_head(prompt, manifest)
     if head:
-        config["modules_to_save"] = list(_CLASSIFIER_HEADS)
+        config["modules_to_save"] = list(_CLASSIFIERHEADS)
     config["base_model_name_or_path"] = prompt.base_model or (manifest.source if manifest else None)
     config["task_type"] = {task: name for name, task in _TASKS.items()}.get(prompt.task)
     config["inference_mode"] = True
@@ -318,12 +320,23 @@ def _prompt_tensor(
     return {"prompt_embeds": rows[:num_virtual_tokens]}
 
 
-def _head(tensors: Tensors, folder: Path) -> dict[str, npt.NDArray[np.float32]]:
-    """The trained head (modules_to_save), where it is one linear layer."""
+def read_head(tensors: Tensors, source: Path) -> dict[str, npt.NDArray[np.float32]]:
+    """The head that peft trained beside a prompt (modules_to_save), where it is one linear layer.
+
+    Args:
+        tensors: of the adapter, by peft's names.
+        source: where they come from, for errors.
+
+    Returns:
+        head.weight (classes, hidden) and, where there is one, head.bias (classes,); empty without a head.
+
+    Raises:
+        IncompatibleError: something else was trained, too.
+    """
     extra = {name.removeprefix("base_model."): name for name in tensors if name not in _PEFT_KEYS}
     if not extra:
         return {}
-    for head in _HEADS:
+    for head in HEADS:
         if f"{head}.weight" in extra and extra.keys() <= {f"{head}.weight", f"{head}.bias"}:
             parts = {
                 part: tensors[extra[f"{head}.{part}"]]
@@ -332,8 +345,8 @@ def _head(tensors: Tensors, folder: Path) -> dict[str, npt.NDArray[np.float32]]:
             }
             return {f"head.{part}": tensor for part, tensor in parts.items()}
     raise IncompatibleError(
-        f"{folder} also trained {_names(extra)}; edgept carries a head that is one linear layer "
-        f"({', '.join(_HEADS)}). Train without modules_to_save, or with such a head."
+        f"{source} also holds {_names(extra)}; edgept carries a head that is one linear layer "
+        f"({', '.join(HEADS)}). Train without modules_to_save, or with such a head."
     )
 
 

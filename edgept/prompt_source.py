@@ -29,8 +29,10 @@ from edgept.formats.safetensors_strict import METADATA_KEY, Header, read_header,
 from edgept.formats.torch_checkpoint import read_torch_checkpoint
 from edgept.peft_folder import (
     CONFIG_NAME,
+    HEADS,
     WEIGHT_NAMES,
     combine_multitask,
+    read_head,
     read_peft_folder,
     rows_to_kv,
 )
@@ -135,7 +137,8 @@ def _from_tensors(
     """Tell by name and shape what the tensors of a bare checkpoint are."""
     if "prefix_task_cols" in tensors:
         rows = combine_multitask(tensors, task_index)
-        return Prompt({"prompt_embeds": rows}, method="multitask_prompt_tuning")
+        head = _head_beside(tensors, source)
+        return Prompt({"prompt_embeds": rows, **head}, method="multitask_prompt_tuning")
     _refuse_task_index(task_index, source)
     known = {name: array for name, array in tensors.items() if name in TENSOR_RANKS}
     row_key = next((key for key in _ROW_KEYS if key in tensors), None)
@@ -150,6 +153,7 @@ def _from_tensors(
             f"({', '.join(TENSOR_RANKS)}, prompt_embeddings): {str(sorted(tensors))[:200]}. "
             "Save the prompt's tensor alone, or under one of these names."
         )
+    known = _head_beside(tensors, source) | known
     for name, array in known.items():
         if array.ndim not in TENSOR_RANKS[name]:
             raise InvalidFileError(
@@ -158,6 +162,16 @@ def _from_tensors(
                 f"{' or '.join(map(str, TENSOR_RANKS[name]))} dimensions are expected. Save it so.",
             )
     return Prompt(known)
+
+
+def _head_beside(tensors: Mapping[str, Array], source: Path) -> dict[str, Array]:
+    """The head among an adapter's tensors, or a whole model's with the frozen weights."""
+    found = {}
+    for name, array in tensors.items():
+        plain = name.removeprefix("base_model.").removeprefix("model.")
+        if plain.partition(".")[0] in HEADS and ".original_module." not in plain:
+            found[plain.replace(".modules_to_save.default.", ".")] = array
+    return read_head(found, source)
 
 
 def _by_shape(array: Array, manifest: Manifest | None, source: Path) -> dict[str, Array]:

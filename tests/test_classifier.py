@@ -195,6 +195,13 @@ def test_probabilities_and_latency_say_what_they_should(model: Model) -> None:
     assert "total" in str(latency)
 
 
+def test_a_head_that_overflows_gives_no_answer(model: Model) -> None:
+    huge = {"head.weight": np.full((2, 64), 3e38, np.float32)}
+    prompt = model.load_prompt(prompt_of(rows(), huge, name="huge"))
+    with pytest.raises(edgept.EdgeptError, match="not finite under prompt 'huge'"):
+        model.classify([5, 6, 7], prompt=prompt)
+
+
 def test_a_prompt_may_stand_inside_a_text(model: Model) -> None:
     """Virtual tokens in the middle, the head of another prompt."""
     inside = model.load_prompt(prompt_of(rows(3, 5), head(2), name="inside"))

@@ -87,6 +87,34 @@ def test_a_state_dict_of_a_whole_model_gives_its_prompt(tmp_path: Path) -> None:
     assert list(prompt.tensors) == ["prompt_embeds"]
 
 
+@pytest.mark.parametrize(
+    ("rows", "head"),
+    [
+        ("prompt_embeddings", "base_model.classifier"),
+        ("prompt_embeddings", "score"),
+        ("prompt_encoder.default.embedding.weight", "base_model.score.modules_to_save.default"),
+    ],
+)
+def test_a_head_beside_the_rows_goes_with_them(rows: str, head: str, tmp_path: Path) -> None:
+    """Without it the prompt would answer with the head that the bundle has."""
+    weight, bias = np.full((3, 64), 2, np.float32), np.ones(3, np.float32)
+    tensors = {rows: ROWS, f"{head}.weight": weight, f"{head}.bias": bias}
+    if head.endswith("default"):
+        tensors["base_model.score.original_module.weight"] = weight * 0
+    save_file(tensors, tmp_path / "p.safetensors")
+    prompt = load_prompt_source(tmp_path / "p.safetensors")
+    assert prompt.task == "text-classification"
+    np.testing.assert_array_equal(prompt.tensors["head.weight"], weight)
+    np.testing.assert_array_equal(prompt.tensors["head.bias"], bias)
+
+
+def test_a_head_of_several_layers_is_refused(tmp_path: Path) -> None:
+    tensors = {"prompt_embeddings": ROWS, "base_model.classifier.dense.weight": ROWS}
+    save_file(tensors, tmp_path / "p.safetensors")
+    with pytest.raises(IncompatibleError, match="one linear layer"):
+        load_prompt_source(tmp_path / "p.safetensors")
+
+
 def test_our_names_keep_their_meaning(tmp_path: Path) -> None:
     head = np.ones((2, 64), np.float32)
     save_file({"prompt_embeds": ROWS, "head.weight": head}, tmp_path / "p.safetensors")

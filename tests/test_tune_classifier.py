@@ -25,7 +25,7 @@ from edgept.tune.classify import classify
 from edgept.tune.data import read_data
 from edgept.tune.head import keep_head
 from edgept.tune.job import Job
-from edgept.tune.labels import majority
+from edgept.tune.labels import label_names, majority
 from edgept.tune.loop import make_optimizer
 from edgept.tune.methods import adapt
 from edgept.tune.settings import HEAD_LEARNING_RATE
@@ -430,6 +430,22 @@ def test_labels_that_nothing_trains_are_all_named(
     with pytest.raises(UsageError, match="columns text and label"):
         tune(backbone, tmp_path / "io.jsonl", output, quick())
     assert not output.exists()
+
+
+@pytest.mark.parametrize(
+    ("labels", "says"),
+    [
+        (("card\tlost", "card found"), "line 1: a prompt file cannot hold the label"),
+        (("x" * 40_000, "y"), "cannot hold the label"),
+        (tuple(f"class number {i} " + "x" * 30 for i in range(1000)), "names of its 1000 labels"),
+    ],
+)
+def test_labels_that_no_file_holds_are_refused_before_the_training(
+    tmp_path: Path, labels: tuple[str, ...], says: str
+) -> None:
+    data = read_data(write_data(tmp_path / "rows.jsonl", labels, rows=len(labels)))
+    with pytest.raises(InvalidFileError, match=says):
+        label_names(data, None)
 
 
 def test_numbers_are_labels_too(tmp_path: Path, folder_of: Callable[[str], Path]) -> None:

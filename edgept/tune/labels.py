@@ -1,8 +1,13 @@
 """The classes of a classification task: named by the training rows, and by nothing else."""
 
 from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
 
 from edgept.errors import InvalidFileError, UsageError
+from edgept.prompt import Prompt
+from edgept.prompt_file import format_prompt
 from edgept.tune.data import Data
 
 __all__ = ["label_names", "majority"]
@@ -15,8 +20,8 @@ def label_names(training: Data, held_out: Data | None) -> tuple[str, ...]:
 
     Raises:
         UsageError: the rows have no labels.
-        InvalidFileError: there are fewer than two classes, or held-out rows are of a class that no
-            training row is of; each is named.
+        InvalidFileError: there are fewer than two classes, a prompt file cannot hold a label, or
+            held-out rows are of a class that no training row is of; each is named.
     """
     if training.kind != "label":
         raise UsageError(
@@ -31,6 +36,7 @@ def label_names(training: Data, held_out: Data | None) -> tuple[str, ...]:
             f"{training.path} has one label only, {names[0]!r}; a classifier tells at least two apart. "
             "Give rows of other labels.",
         )
+    _check_storable(names, training)
     if held_out is not None:
         _check_known(names, held_out)
     return tuple(names)
@@ -45,6 +51,34 @@ def majority(training: Data, held_out: Data) -> dict[str, float | str]:
     label = min(counts, key=lambda name: (-counts[name], name))
     hits = sum(_label(row.answer) == label for row in held_out.rows)
     return {"label": label, "accuracy": hits / len(held_out.rows)}
+
+
+def _check_storable(names: list[str], training: Data) -> None:
+    """Refuse before the training what no prompt file could hold after it."""
+
+    def form(labels: Sequence[str]) -> None:
+        head = {"head.weight": np.zeros((len(labels), 1), np.float32)}
+        trial = Prompt(head, fingerprint="0" * 64, task="text-classification", labels=tuple(labels))
+        format_prompt(trial)
+
+    lines = {_label(row.answer): row.line for row in reversed(training.rows)}
+    for name in names:
+        try:
+            form([name, f"not {name}"])
+        except InvalidFileError as error:
+            raise InvalidFileError(
+                "training-data",
+                f"{training.path}, line {lines[name]}: a prompt file cannot hold the label {name!r:.80} "
+                f"({error}). Rename the label.",
+            ) from error
+    try:
+        form(names)
+    except InvalidFileError as error:
+        raise InvalidFileError(
+            "training-data",
+            f"{training.path}: a prompt file cannot hold the names of its {len(names)} labels ({error}). "
+            "Shorten the names.",
+        ) from error
 
 
 def _check_known(names: list[str], held_out: Data) -> None:
