@@ -16,7 +16,7 @@ from edgept.prompt_file import write_prompt
 from edgept.tune.backbone import Backbone, load_backbone, silent
 from edgept.tune.checkpoint import State, load_checkpoint, restore, save_checkpoint
 from edgept.tune.classify import check_method
-from edgept.tune.curve import can_draw, draw_curve
+from edgept.tune.curve import draw_curve
 from edgept.tune.device_check import check_bundle, measure_on_bundle
 from edgept.tune.evaluate import validate
 from edgept.tune.head import keep_head
@@ -30,10 +30,6 @@ from edgept.tune.record import identify, make_record
 from edgept.tune.settings import Settings
 
 __all__ = ["Tuned", "tune"]
-
-_NO_CURVE = (
-    "no curve is drawn: matplotlib is not installed. Install it: pip install 'edgept[tune]'."
-)
 
 
 @dataclass(frozen=True)
@@ -172,11 +168,7 @@ def tune(
         torch.use_deterministic_algorithms(was_deterministic)
     for prompt, target in zip(prompts, targets, strict=True):
         write_prompt(prompt, target, overwrite=True)
-    if can_draw():
-        atomic.write_bytes(places.curve, draw_curve(record), overwrite=True)
-    else:
-        record["warnings"].append(_NO_CURVE)
-        report(Update(state.step, job.steps, _NO_CURVE, is_warning=True))
+    atomic.write_bytes(places.curve, draw_curve(record), overwrite=True)
     text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
     atomic.write_bytes(places.record, text.encode(), overwrite=True)
     places.checkpoint.unlink(missing_ok=True)
