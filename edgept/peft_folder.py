@@ -27,7 +27,7 @@ from edgept.prompt_file import MAX_BYTES
 
 __all__ = [
     "CONFIG_NAME",
-    "HEADS",
+    "PEFT_KEYS",
     "WEIGHT_NAMES",
     "combine_multitask",
     "read_head",
@@ -52,9 +52,9 @@ _TASKS = {
     "QUESTION_ANS": "question-answering",
     "FEATURE_EXTRACTION": "feature-extraction",
 }
-_PEFT_KEYS = {"prompt_embeddings", "prefix_task_cols", "prefix_task_rows"}
-_CLASSIFIERHEADS = ("classifier", "score")
-HEADS = (*_CLASSIFIERHEADS, "qa_outputs")
+PEFT_KEYS = {"prompt_embeddings", "prefix_task_cols", "prefix_task_rows"}
+_CLASSIFIER_HEADS = ("classifier", "score")
+_HEADS = (*_CLASSIFIER_HEADS, "qa_outputs")
 
 
 def read_peft_folder(
@@ -99,7 +99,8 @@ def read_peft_folder(
             f"{folder} holds {_names(tensors)}, but no prompt_embeddings. Save it again with "
             "model.save_pretrained of peft 0.4 or later.",
         )
-    prompt_tensors = {**_prompt_tensor(rows, config, method, folder), **read_head(tensors, folder)}
+    beside = {key: tensor for key, tensor in tensors.items() if key not in PEFT_KEYS}
+    prompt_tensors = {**_prompt_tensor(rows, config, method, folder), **read_head(beside, folder)}
     return Prompt(
         tensors=prompt_tensors,
         name=folder.resolve().name,
@@ -118,10 +119,10 @@ def combine_multitask(tensors: Tensors, task_index: int | None) -> npt.NDArray[n
         UsageError: the task index is missing or out of range.
         InvalidFileError: the three tensors do not belong together.
     """
-    if not tensors.keys() >= _PEFT_KEYS:
+    if not tensors.keys() >= PEFT_KEYS:
         raise InvalidFileError(
             "peft-keys",
-            f"a multitask prompt holds {', '.join(sorted(_PEFT_KEYS))}; found {_names(tensors)}. "
+            f"a multitask prompt holds {', '.join(sorted(PEFT_KEYS))}; found {_names(tensors)}. "
             "Save it again with peft.",
         )
     shared = tensors["prompt_embeddings"]  # (P, hidden)
@@ -188,7 +189,7 @@ def write_peft_folder(
     config, rows = _config_and_rows(prompt)
     head = _peft_head(prompt, manifest)
     if head:
-        config["modules_to_save"] = list(_CLASSIFIERHEADS)
+        config["modules_to_save"] = list(_CLASSIFIER_HEADS)
     config["base_model_name_or_path"] = prompt.base_model or (manifest.source if manifest else None)
     config["task_type"] = {task: name for name, task in _TASKS.items()}.get(prompt.task)
     config["inference_mode"] = True
@@ -324,7 +325,7 @@ def read_head(tensors: Tensors, source: Path) -> dict[str, npt.NDArray[np.float3
     """The head that peft trained beside a prompt (modules_to_save), where it is one linear layer.
 
     Args:
-        tensors: of the adapter, by peft's names.
+        tensors: all of the adapter that are not the prompt's, by peft's names.
         source: where they come from, for errors.
 
     Returns:
@@ -332,21 +333,29 @@ def read_head(tensors: Tensors, source: Path) -> dict[str, npt.NDArray[np.float3
 
     Raises:
         IncompatibleError: something else was trained, too.
+        InvalidFileError: the head is no matrix, or its bias no row.
     """
-    extra = {name.removeprefix("base_model."): name for name in tensors if name not in _PEFT_KEYS}
+    extra = {name.removeprefix("base_model."): name for name in tensors}
     if not extra:
         return {}
-    for head in HEADS:
+    for head in _HEADS:
         if f"{head}.weight" in extra and extra.keys() <= {f"{head}.weight", f"{head}.bias"}:
             parts = {
-                part: tensors[extra[f"{head}.{part}"]]
+                f"head.{part}": tensors[extra[f"{head}.{part}"]]
                 for part in ("weight", "bias")
                 if f"{head}.{part}" in extra
             }
-            return {f"head.{part}": tensor for part, tensor in parts.items()}
+            shapes = [part.shape for part in parts.values()]
+            if [len(shape) for shape in shapes] != [2, 1][: len(shapes)]:
+                raise InvalidFileError(
+                    "peft-shape",
+                    f"{source}: {head} has the shapes {shapes}, expected (classes, hidden) and (classes,). "
+                    "Save the adapter again with peft.",
+                )
+            return parts
     raise IncompatibleError(
         f"{source} also holds {_names(extra)}; edgept carries a head that is one linear layer "
-        f"({', '.join(HEADS)}). Train without modules_to_save, or with such a head."
+        f"({', '.join(_HEADS)}). Train without modules_to_save, or with such a head."
     )
 
 

@@ -54,7 +54,7 @@ class Classifier:
     def __init__(self, graph: Graph, manifest: Manifest, max_length: int) -> None:
         self._graph, self._kv = graph, manifest.kv
         self._vocab_size, self._max_length = manifest.vocab_size, max_length
-        self._own_labels = tuple(manifest.labels)
+        self._own_labels, self._pad = tuple(manifest.labels), manifest.pad_token_id
 
     def keys_and_values(self, rows: npt.NDArray[Any]) -> npt.NDArray[Any] | None:
         """Run a prompt's rows once; (2 · layers, kv_heads, num_virtual_tokens, head_dim).
@@ -122,12 +122,12 @@ class Classifier:
     ) -> list[Classification]:
         """One run over rows of the same prompts."""
         head = None if bearer is None else bearer.head
-        longest = max(len(row.ids) for row in rows)
-        ids = np.zeros((len(rows), longest), np.int64)
+        texts = [self._up_to_pooled(row) for row in rows]
+        ids = np.zeros((len(rows), max(map(len, texts))), np.int64)
         mask = np.zeros_like(ids)
-        for index, row in enumerate(rows):
-            ids[index, : len(row.ids)] = row.ids
-            mask[index, : len(row.ids)] = 1
+        for index, text in enumerate(texts):
+            ids[index, : len(text)] = text
+            mask[index, : len(text)] = 1
         prefix = rows[0].prefix
         begin = time.perf_counter()
         swapped_in = self._swap_in(len(rows), rows[0].table, prefix.kv if prefix else None, head)
@@ -173,6 +173,20 @@ class Classifier:
             )
             for index, row in enumerate(rows)
         ]
+
+    def _up_to_pooled(self, row: Input) -> npt.NDArray[np.int64]:
+        """A text's ids (tokens,), up to the one that is pooled.
+
+        Given ids, as of a plain model or under a prefix of keys and values, a decoder of transformers
+        pools the last token that is no pad, and the first one of pads alone. What stands behind it
+        cannot change it, so it is left out. Rows of a prompt peft gives as embeddings, among which no
+        pad is seen: the last token is pooled.
+        """
+        rows_in_front = row.prefix is not None and row.prefix.rows is not None
+        if self._pad is None or rows_in_front or row.table is not None:
+            return row.ids
+        tokens = np.flatnonzero(row.ids != self._pad)
+        return row.ids[: int(tokens[-1]) + 1 if tokens.size else 1]
 
     def _swap_in(
         self,

@@ -29,7 +29,7 @@ def label_names(training: Data, held_out: Data | None) -> tuple[str, ...]:
             "columns text and label. Name them with --text-column and --label-column, or say --task "
             "text-generation for a model that generates."
         )
-    names = sorted({_label(row.answer) for row in training.rows})
+    names = sorted({row.label for row in training.rows})
     if len(names) < 2:
         raise InvalidFileError(
             "training-data",
@@ -47,9 +47,9 @@ def majority(training: Data, held_out: Data) -> dict[str, float | str]:
 
     A head cannot be compared with none: without training there is nothing that answers.
     """
-    counts = Counter(_label(row.answer) for row in training.rows)
+    counts = Counter(row.label for row in training.rows)
     label = min(counts, key=lambda name: (-counts[name], name))
-    hits = sum(_label(row.answer) == label for row in held_out.rows)
+    hits = sum(row.label == label for row in held_out.rows)
     return {"label": label, "accuracy": hits / len(held_out.rows)}
 
 
@@ -61,7 +61,7 @@ def _check_storable(names: list[str], training: Data) -> None:
         trial = Prompt(head, fingerprint="0" * 64, task="text-classification", labels=tuple(labels))
         format_prompt(trial)
 
-    lines = {_label(row.answer): row.line for row in reversed(training.rows)}
+    lines = {row.label: row.line for row in reversed(training.rows)}
     for name in names:
         try:
             form([name, f"not {name}"])
@@ -82,10 +82,10 @@ def _check_storable(names: list[str], training: Data) -> None:
 
 
 def _check_known(names: list[str], held_out: Data) -> None:
-    unknown = [row for row in held_out.rows if _label(row.answer) not in names]
+    unknown = [row for row in held_out.rows if row.label not in names]
     if not unknown:
         return
-    shown = "".join(f"\n  line {row.line} {_label(row.answer)!r}" for row in unknown[:_SHOWN])
+    shown = "".join(f"\n  line {row.line} {row.label!r}" for row in unknown[:_SHOWN])
     more = f"\n  and {len(unknown) - _SHOWN} more" if len(unknown) > _SHOWN else ""
     known = ", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")
     rows = "1 held-out row has" if len(unknown) == 1 else f"{len(unknown)} held-out rows have"
@@ -94,7 +94,3 @@ def _check_known(names: list[str], held_out: Data) -> None:
         f"{held_out.path}: {rows} a label that no training row has; those have {known}. Correct the "
         f"labels, or train on rows of them, too.{shown}{more}",
     )
-
-
-def _label(answer: str | None) -> str:
-    return (answer or "").strip()
