@@ -156,7 +156,7 @@ class Claim:
         from benchmarks.runtimes import RUNTIMES
 
         lines = [f"## {self.title}", "", self.about, "", self.body, ""]
-        lines += [f"Missing: {RUNTIMES[name].title}, {why}\n" for name, why in self.missing.items()]
+        lines += [f"Missing: {RUNTIMES[name].title}: {why}\n" for name, why in self.missing.items()]
         return "\n".join(lines)
 
 

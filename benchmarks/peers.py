@@ -12,6 +12,7 @@ import dataclasses
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -22,7 +23,15 @@ from typing import Any, Self, TypeVar
 from benchmarks.files import Files
 from benchmarks.runtimes import RUNTIMES, Answer
 
-__all__ = ["Missing", "Side", "interleave", "prepare", "resident_bytes", "start_sides"]
+__all__ = [
+    "Missing",
+    "Side",
+    "interleave",
+    "prepare",
+    "prepared_mark",
+    "resident_bytes",
+    "start_sides",
+]
 
 _ROOT = Path(__file__).parents[1]
 T = TypeVar("T")
@@ -95,7 +104,10 @@ class Side:
                 return answer["result"]
             why = answer["error"]
         else:
-            why = f"ended with code {self._process.wait()}"
+            code = self._process.wait()
+            why = (
+                f"ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+            )
         self.close()
         raise Missing(why)
 
@@ -118,15 +130,19 @@ def prepare(name: str, files: Files) -> None:
     Raises:
         Missing: it cannot be made here.
     """
-    marker = files.folder / f".prepared-{RUNTIMES[name].module}"
-    if marker.is_file():
+    if prepared_mark(name, files).is_file():
         return
     files.folder.mkdir(parents=True, exist_ok=True)
     with _start(name, files, "--prepare") as process:
         said = (process.communicate()[0].splitlines() or ['{"error": "ended without a word"}'])[-1]
     if "error" in json.loads(said):
         raise Missing(json.loads(said)["error"])
-    marker.touch()
+    prepared_mark(name, files).touch()
+
+
+def prepared_mark(name: str, files: Files) -> Path:
+    """The file whose presence says that a side has all that it reads."""
+    return files.folder / f".prepared-{RUNTIMES[name].module}"
 
 
 def start_sides(
@@ -143,7 +159,10 @@ def start_sides(
         say(f"starting {RUNTIMES[name].title}")
         try:
             prepare(name, files)
-            sides[name] = Side(name, files, threads)
+            side = Side(name, files, threads)
+            # some load, and then end with an illegal instruction at their first product
+            side.ask([3, 4, 5], None, 2)
+            sides[name] = side
         except Missing as why:
             missing[name] = str(why)
     return sides, missing
@@ -206,7 +225,7 @@ def _main() -> None:
                 result = found(*arguments) if callable(found) else found
             send(result=dataclasses.asdict(result) if isinstance(result, Answer) else result)
     except Exception as error:  # noqa: BLE001 - whatever a peer raises is what it is missing for
-        send(error=f"{type(error).__name__}: {str(error).strip()[:300]}")
+        send(error=f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
 
 
 if __name__ == "__main__":
