@@ -107,8 +107,8 @@ class GrowingCache:
         self._used = np.zeros((batch, capacity), np.int64)
         size = batch * kv.num_kv_heads * capacity * kv.head_dim
         slabs = 2 if graph.on_host else 1
-        # the graph writes every column that it reads later
-        self._slabs = [np.empty((2 * kv.num_layers, size), graph.float_type) for _ in range(slabs)]
+        # zeros: the columns before a shorter row's first are masked, but what is not a number would show
+        self._slabs = [np.zeros((2 * kv.num_layers, size), graph.float_type) for _ in range(slabs)]
         self._turn = 0
         self._begun: KVArray | None = None
         self._past: Sequence[Any] | None = None

@@ -78,6 +78,10 @@ class Decoder:
         if isinstance(cache, SharedCache):
             self._pool.give(cache.buffer)
 
+    def forget_prefixes(self) -> None:
+        """Make every next swap a copy, for measuring."""
+        self._pool.forget_prefixes()
+
     def prefill(
         self, cache: Cache, request: Input, *, all_positions: bool = False
     ) -> npt.NDArray[np.float32]:

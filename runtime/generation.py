@@ -176,7 +176,8 @@ class _Row:
 class GenerationStream(Iterator[str]):
     """Pieces of text as they are generated; after the last one, `result` is set.
 
-    Closing it, or leaving its `with` block, cancels the rest. One stream serves one thread.
+    Closing it, or leaving its `with` block, cancels the rest. One thread reads a stream; another may
+    close it, and waits for the step in progress.
 
     Attributes:
         result: the whole generation, once the stream has ended; None before.
@@ -201,22 +202,25 @@ class GenerationStream(Iterator[str]):
         self._row = _Row(request, sampling, limits, room, tokenizer)
         self._capacity = request.length + min(limits.max_new_tokens, room)
         self._cache: Cache | None = None
+        # held in every step: its memory may go to another request only afterwards
+        self._stepping = threading.Lock()
         self._swap_ms = self._prefill_ms = 0.0
         # seconds inside this stream: what its reader does between two pieces is not the model's time
         self._spent = time.perf_counter() - started
         self._first: float | None = None
 
     def __next__(self) -> str:
-        while self._row.reason is None:
-            begin = time.perf_counter()
-            piece = self._step()
-            self._spent += time.perf_counter() - begin
-            if len(self._row.token_ids) == 1:
-                self._first = self._spent
-            if self._row.reason is not None:
-                self._finish()
-            if piece:
-                return piece
+        with self._stepping:
+            while self._row.reason is None:
+                begin = time.perf_counter()
+                piece = self._step()
+                self._spent += time.perf_counter() - begin
+                if len(self._row.token_ids) == 1:
+                    self._first = self._spent
+                if self._row.reason is not None:
+                    self._finish()
+                if piece:
+                    return piece
         raise StopIteration
 
     def __enter__(self) -> Self:
@@ -227,9 +231,10 @@ class GenerationStream(Iterator[str]):
 
     def close(self) -> None:
         """Cancel what is left; `result` then holds what came so far."""
-        if self._row.reason is None:
-            self._row.end("cancelled")
-            self._finish()
+        with self._stepping:
+            if self._row.reason is None:
+                self._row.end("cancelled")
+                self._finish()
 
     def _step(self) -> str:
         if self._cache is None:

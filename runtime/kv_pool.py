@@ -63,9 +63,14 @@ class KVBuffer:
         """Columns: tokens that a row can hold."""
         return int(self.array.shape[3])
 
+    @property
+    def owner(self) -> LoadedPrompt | None:
+        """The prompt that row 0 begins with; None where that is gone, too."""
+        return None if self.prefix is None else self.prefix()
+
     def begins_with(self, prompt: LoadedPrompt) -> bool:
         """Whether the prompt's keys and values are in place."""
-        return self.prefix is not None and self.prefix() is prompt
+        return self.owner is prompt
 
 
 class KVPool:
@@ -94,7 +99,7 @@ class KVPool:
                 (item for item in fitting if prefix is not None and item.begins_with(prefix)), None
             )
             if chosen is None:
-                chosen = next((item for item in fitting if item.prefix is None), None)
+                chosen = next((item for item in fitting if item.owner is None), None)
             if chosen is None and fitting and self._is_full(self._free[0].array.nbytes):
                 # the one that was given back first: what the others begin with may be wanted yet
                 chosen = fitting[0]
@@ -113,8 +118,14 @@ class KVPool:
         """Take a buffer back. The caller has no more use for it, and nothing else refers to its memory."""
         with self._lock:
             self._free.append(buffer)
-            while len(self._free) > 1 and self._is_full(0, more=0):
+            while self._free and self._is_full(0, more=0):
                 del self._free[0]
+
+    def forget_prefixes(self) -> None:
+        """Make every next swap a copy, as it is among more prompts than there are buffers."""
+        with self._lock:
+            for buffer in self._free:
+                buffer.prefix = None
 
     def _is_full(self, size: int, more: int = 1) -> bool:
         """Whether another free buffer of so many bytes would be one too many."""

@@ -234,6 +234,13 @@ def test_growing_buffers_take_turns() -> None:
     assert len(cache._slabs) == 2
 
 
+def test_columns_that_no_row_uses_hold_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mask hides them from attention by a sum, and the sum with what is not a number is none."""
+    monkeypatch.setattr(np, "empty", lambda shape, dtype: np.full(shape, np.nan, dtype))
+    cache = make(False, 64, [past(3, 1), past(40, 2)])
+    assert all(np.isfinite(value.array).all() for value in cache.past())
+
+
 def test_capacity_is_filled_to_the_last_column(shared: bool) -> None:
     cache = make(shared, 4, [past(3, 1)])
     cache.mask(1)

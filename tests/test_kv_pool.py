@@ -1,5 +1,6 @@
 """Buffers between requests: which one a request gets, and what is kept."""
 
+import weakref
 from typing import Any
 
 import numpy as np
@@ -21,8 +22,6 @@ def pool(max_length: int = 256, geometry: KVGeometry = GEOMETRY) -> KVPool:
 
 
 def mark(buffer: Any, owner: LoadedPrompt) -> Any:
-    import weakref
-
     buffer.prefix = weakref.ref(owner)
     return buffer
 
@@ -81,17 +80,29 @@ def test_keeps_four_at_most_and_no_more_bytes_than_it_may() -> None:
         free.give(buffer)
     assert [free.take(1, 10) for _ in range(4)] == buffers[2:]
     assert free.take(1, 10) not in buffers
+
+
+def test_a_buffer_larger_than_all_that_may_be_kept_is_not_kept() -> None:
     large = pool(geometry=KVGeometry(1, 1, 1 << 20, shared_buffer=True))  # 8 MB a column
-    pair = [large.take(1, 3) for _ in range(2)]
-    for buffer in pair:
-        large.give(buffer)
-    assert large.take(1, 3) is pair[1]  # the last one is kept however large
-    assert large.take(1, 3) is not pair[0]
+    buffer = large.take(1, 7)
+    large.give(buffer)
+    assert large.take(1, 7) is not buffer
 
 
-def test_a_prompt_that_is_gone_leaves_no_buffer_behind() -> None:
+def test_prefixes_can_be_forgotten() -> None:
+    free, first = pool(), prompt("first")
+    buffer = mark(free.take(1, 10, first), first)
+    free.give(buffer)
+    free.forget_prefixes()
+    assert free.take(1, 10, first) is buffer
+    assert not buffer.begins_with(first)
+
+
+def test_a_prompt_that_is_gone_is_not_kept_alive_and_its_buffer_is_used() -> None:
     free, owner = pool(), prompt("gone")
+    watch = weakref.ref(owner)
     buffer = mark(free.take(1, 10, owner), owner)
     free.give(buffer)
     del owner
-    assert not buffer.begins_with(prompt("other"))
+    assert watch() is None
+    assert free.take(1, 10, prompt("other")) is buffer

@@ -306,6 +306,64 @@ def test_shorter_longest_sequence(
     assert short.load_prompt(prompt_of(model, 1, 15)).num_virtual_tokens == 15
 
 
+def test_a_stream_closed_by_another_thread_gives_its_memory_back_after_its_step(
+    model: edgept.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step that is still running would write into the next request's cache."""
+    expected = model.generate(TEXT, max_new_tokens=COUNT).token_ids
+    decoder: Any = model._runner.decoder  # type: ignore[union-attr]
+    step, inside, go_on = decoder.step, threading.Event(), threading.Event()
+
+    def slow_step(*arguments: Any) -> Any:
+        inside.set()
+        go_on.wait(10)
+        return step(*arguments)
+
+    stream = model.stream([5, 6, 7], max_new_tokens=30)
+    monkeypatch.setattr(decoder, "step", slow_step)
+    reader = threading.Thread(target=lambda: list(stream))
+    reader.start()
+    assert inside.wait(10)
+    closer = threading.Thread(target=stream.close)
+    closer.start()
+    closer.join(0.05)
+    assert closer.is_alive()  # it waits for the step
+    monkeypatch.setattr(decoder, "step", step)
+    go_on.set()
+    for thread in (closer, reader):
+        thread.join(10)
+    assert stream.result is not None
+    assert model.generate(TEXT, max_new_tokens=COUNT).token_ids == expected
+
+
+def test_what_earlier_requests_left_in_memory_does_not_matter(
+    model: edgept.Model, prompts: list[edgept.LoadedPrompt]
+) -> None:
+    requests = rows_of(prompts)
+    expected = alone(model, requests, max_new_tokens=COUNT)
+    pool: Any = model._runner.decoder._pool  # type: ignore[union-attr]
+    for buffer in pool._free:
+        owner = buffer.owner
+        buffer.array[:, :, :, 0 if owner is None else owner.num_virtual_tokens :] = np.nan
+    check_same(alone(model, requests, max_new_tokens=COUNT), expected)
+    check_same(model.generate_batch(requests, max_new_tokens=COUNT), expected)
+
+
+def test_a_prompt_is_copied_once_while_its_buffer_is_free(bundle_of: Callable[..., Path]) -> None:
+    model = edgept.load(bundle_of("llama"), threads=1)
+    first, second = (model.load_prompt(prompt_of(model, seed)) for seed in (1, 2))
+    expected = [model.generate(TEXT, prompt=prompt).token_ids for prompt in (first, second)]
+    pool: Any = model._runner.decoder._pool  # type: ignore[union-attr]
+    kept = [buffer for buffer in pool._free if buffer.owner is not None]
+    assert {buffer.owner for buffer in kept} == {first, second}
+    for buffer in kept:  # what a copy would put there
+        np.testing.assert_array_equal(
+            buffer.array[:, 0, :, : buffer.owner.num_virtual_tokens], buffer.owner.kv
+        )
+    found = [model.generate(TEXT, prompt=prompt).token_ids for prompt in (first, second)]
+    assert found == expected
+
+
 def test_cancel_by_an_event(model: edgept.Model) -> None:
     cancel = threading.Event()
     stream = model.stream(TEXT, max_new_tokens=200, cancel=cancel)

@@ -1,19 +1,14 @@
 """`edgept tune`: a data set to a prompt file."""
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from edgept.cli.options import json_option
+from edgept.cli.tune_news import bar, show_tasks, show_tuned
 from edgept.cli.workstation import import_export
-
-if TYPE_CHECKING:
-    from edgept.errors import EdgeptError
-    from edgept.tune import Tuned, Update
 
 __all__ = ["tune"]
 
@@ -146,7 +141,7 @@ def tune(
         _tune_tasks(model, data, output, bundle, resume, force, as_json)
         return
     settings = Settings(**given, columns=Columns(**columns))
-    with _bar() as report:
+    with bar() as report:
         tuned = tune_one(
             model,
             data,
@@ -161,7 +156,7 @@ def tune(
     if as_json:
         click.echo(json.dumps(tuned.record, indent=1, ensure_ascii=False))
     else:
-        _show(tuned)
+        show_tuned(tuned)
 
 
 def _tune_tasks(
@@ -176,7 +171,7 @@ def _tune_tasks(
     from edgept.errors import EdgeptError
     from edgept.tune import tune_tasks
 
-    with _bar() as report:
+    with bar() as report:
         results = tune_tasks(
             model, data, output, bundle=bundle, resume=resume, force=force, report=report
         )
@@ -188,124 +183,8 @@ def _tune_tasks(
         }
         click.echo(json.dumps(shown, indent=1, ensure_ascii=False))
     else:
-        _show_table(results)
+        show_tasks(results)
     for name, error in failed.items():
         click.echo(f"error: {name}: {error}", err=True)
     if failed:
         raise click.exceptions.Exit(1)
-
-
-@contextmanager
-def _bar() -> Iterator[Callable[[str, "Update"], None]]:
-    """A bar on stderr with loss, gradient and pace; messages and warnings above it."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    console = Console(stderr=True, highlight=False)
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=20),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[news]}"),
-        console=console,
-        transient=True,
-    ) as progress:
-        bar = progress.add_task("", total=None, news="")
-
-        def report(task: str, update: "Update") -> None:
-            label = f"{task}: " if task else ""
-            if update.is_warning:
-                console.print(f"warning: {label}{update.message}", soft_wrap=True, markup=False)
-            elif update.message:
-                progress.update(bar, description=f"{label}{update.message}", news="")
-            progress.update(bar, completed=update.step, total=update.steps or None)
-            if update.loss is not None:
-                progress.update(bar, news=_news(update))
-
-        yield report
-
-
-def _news(update: "Update") -> str:
-    parts = [
-        f"loss {update.loss:.3f}",
-        f"gradient {update.gradient_norm:.2g}",
-        f"{update.tokens_per_second:.0f} tokens/s",
-    ]
-    if update.validation is not None:
-        parts.append(f"validation {update.validation.loss:.3f}{_metric(update.validation.metric)}")
-    return " · ".join(parts)
-
-
-def _metric(metric: dict[str, float]) -> str:
-    return "".join(f", {name.replace('_', ' ')} {value:.1%}" for name, value in metric.items())
-
-
-def _show(tuned: "Tuned") -> None:
-    record = tuned.record
-    for path, prompt in zip(tuned.prompts, record["prompts"], strict=True):
-        click.echo(
-            f"{path}: {_contents(record, prompt['virtual_tokens'])}, {prompt['bytes'] / 1e3:.1f} kB, "
-            f"{record['settings']['method']} for {record['model']}"
-        )
-    best, device = record["best"], record["bundle"]
-    if best is None:
-        click.echo(f"trained {record['step']} steps, without validation (--eval, --eval-split)")
-    else:
-        click.echo(
-            f"validation: {_baseline(record)}loss {best['loss']:.3f}{_metric(best['metric'])} with it "
-            f"(step {best['step']} of {record['settings']['steps']}, {record['ended']})"
-        )
-    if device is not None:
-        click.echo(
-            f"on {device['bundle']} ({device['precision']}): loss {device['loss']:.3f}"
-            f"{_metric(device['metric'])}; gap "
-            + ", ".join(
-                f"{name.replace('_', ' ')} {gap:+.4f}" for name, gap in device["gap"].items()
-            )
-        )
-    click.echo(f'next: edgept run --prompt {tuned.prompts[0]} "your text"')
-
-
-def _contents(record: dict[str, Any], virtual_tokens: int) -> str:
-    """What a prompt file holds."""
-    parts = [f"{virtual_tokens} virtual tokens"] if virtual_tokens else []
-    if record["labels"]:
-        parts.append(f"a head of {len(record['labels'])} classes")
-    return " and ".join(parts)
-
-
-def _baseline(record: dict[str, Any]) -> str:
-    """What the run is to be compared with."""
-    plain, majority = record["without_prompt"], record["majority"]
-    if plain is not None:
-        return f"loss {plain['loss']:.3f}{_metric(plain['metric'])} without the prompt, "
-    return f"accuracy {majority['accuracy']:.1%} of always saying {majority['label']!r}, "
-
-
-def _show_table(results: "dict[str, Tuned | EdgeptError]") -> None:
-    """One line for each task."""
-    from rich.console import Console
-    from rich.table import Table
-
-    from edgept.errors import EdgeptError
-
-    table = Table(box=None, pad_edge=False)
-    for heading in ("task", "method", "steps", "loss without", "with", "metric", "on the bundle"):
-        table.add_column(heading, no_wrap=True)
-    for name, made in results.items():
-        if isinstance(made, EdgeptError):
-            table.add_row(name, "failed")
-            continue
-        record = made.record
-        best, plain, device = record["best"], record["without_prompt"], record["bundle"]
-        table.add_row(
-            name,
-            record["settings"]["method"],
-            str(record["step"]),
-            f"{plain['loss']:.3f}" if plain else "-",
-            f"{best['loss']:.3f}" if best else "-",
-            _metric(best["metric"]).removeprefix(", ") if best else "-",
-            f"{device['loss']:.3f}{_metric(device['metric'])}" if device else "-",
-        )
-    Console(highlight=False, width=120).print(table)

@@ -10,6 +10,7 @@ from typing import Any
 
 from edgept.atomic import atomic_folder
 from edgept.bundle import Manifest
+from edgept.latency import Latency
 
 __all__ = ["QUESTION", "Answer", "Demo", "run_demo"]
 
@@ -120,13 +121,11 @@ def run_demo(
         content = model.chat([{"role": "user", "content": question}])
         results = [model.generate(content, prompt=item, max_new_tokens=120) for item in prompts]
         progress(f"swapping {_SWAPS} times")
-        latencies = [
-            [
-                model.generate(content, prompt=item, max_new_tokens=1).latency
-                for _ in range(-(-_SWAPS // (len(prompts) - 1)))
-            ]
-            for item in prompts
-        ]
+        # In turn, so that every request swaps: none finds its prompt in the memory of the last one
+        latencies: list[list[Latency]] = [[] for _ in prompts]
+        for _ in range(-(-_SWAPS // (len(prompts) - 1))):
+            for row, item in zip(latencies, prompts, strict=True):
+                row.append(model.generate(content, prompt=item, max_new_tokens=1).latency)
     # The plain model has no prompt to swap in
     swaps = sorted(latency.swap_ms for row in latencies[1:] for latency in row)
     answers = [
