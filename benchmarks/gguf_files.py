@@ -88,12 +88,13 @@ def _write_model(model: Path, path: Path) -> None:
     writer.add_rope_dimension_count(_head_size(config))
     writer.add_vocab_size(config["vocab_size"])
     writer.add_file_type(_F16)
-    # any vocabulary of the right size: requests are token ids
+    # requests are token ids, so any vocabulary of the right size; OpenVINO wants a sound one
+    tokens, kinds = _vocabulary(config["vocab_size"])
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("smollm" if family == "llama" else "qwen2")
-    writer.add_token_list([f"t{number}" for number in range(config["vocab_size"])])
-    writer.add_token_types([1] * config["vocab_size"])
-    writer.add_token_merges(["t 1"])
+    writer.add_token_list(tokens)
+    writer.add_token_types(kinds)
+    writer.add_token_merges(["a b"])
     writer.add_bos_token_id(config["bos_token_id"])
     writer.add_eos_token_id(config["eos_token_id"])
 
@@ -114,6 +115,17 @@ def _write_model(model: Path, path: Path) -> None:
             if full in weights:
                 add(f"blk.{layer}.{name}", full, rotated.get(name, 0) if family == "llama" else 0)
     _write(writer)
+
+
+def _vocabulary(size: int) -> tuple[list[str], list[int]]:
+    """Three special tokens, a byte-level alphabet, one merged pair, and names to fill the rest."""
+    from tokenizers.pre_tokenizers import ByteLevel
+
+    special = ["<unk>", "<s>", "</s>"]
+    known = [*special, *sorted(ByteLevel.alphabet()), "ab"]
+    tokens = [*known, *(f"token{number}" for number in range(size - len(known)))]
+    normal, control = 1, 3  # gguf's token types
+    return tokens, [control] * len(special) + [normal] * (size - len(special))
 
 
 def _write(writer: Any) -> None:
