@@ -5,6 +5,7 @@ Code organization:
     first_table      the README's table
     claim            what a script finds: tables, goals; and the options that all have
     peers            each side of a comparison in a process of its own
+    disturbance      how much of the machine other programs took meanwhile
     runtimes/        edgept and its peers behind the same few calls
     files            where models, bundles and prompts lie, and who makes them
     ├── models       random weights of real shapes, peft's prompts

@@ -8,7 +8,6 @@ writes benchmarks/RESULTS.md, and the samples to FOLDER/results.json. Needs the 
 
 import importlib.metadata
 import json
-import os
 import platform
 import sys
 import time
@@ -16,6 +15,7 @@ from importlib import import_module
 from pathlib import Path
 
 from benchmarks.claim import Claim, Setting, goals_table, parse_setting
+from benchmarks.disturbance import Disturbance
 from benchmarks.peers import Missing
 from edgept.runtime.device import read_cpu, read_memory
 
@@ -40,12 +40,13 @@ def main() -> None:
         f"about {_QUICK_MINUTES if quick else _FULL_MINUTES} minutes, and once {_PREPARE_MINUTES} more to "
         f"make models in {setting.folder}; leave the machine alone meanwhile\n"
     )
+    command = "python -m benchmarks" + (" --quick" if quick else "")
     began = time.monotonic()
     claims: list[Claim] = []
     notes: list[str] = []
     raw = {}
     for script in SCRIPTS:
-        start, load = time.monotonic(), os.getloadavg()[0]
+        start, disturbance = time.monotonic(), Disturbance.begin()
         try:
             claim: Claim = import_module(f"benchmarks.{script}").measure(setting)
         except Missing as why:
@@ -54,13 +55,16 @@ def main() -> None:
         claims.append(claim)
         raw[script] = claim.raw
         took = time.monotonic() - start
+        others = 100 * disturbance.share()
         notes.append(
-            f"`python -m benchmarks.{script}`: {took:.0f} s; load average before it {load:.1f}."
+            f"`python -m benchmarks.{script}`: {took:.0f} s, in which other programs took {others:.0f} % of "
+            "the cores."
         )
-    (setting.folder / "results.json").write_text(json.dumps(raw, default=vars), encoding="utf-8")
-    command = "python -m benchmarks" + (" --quick" if quick else "")
-    page = make_page(setting, command, claims, notes, time.monotonic() - began)
-    RESULTS.write_text(page, encoding="utf-8")
+        # after each: whoever ends it early keeps what there is
+        samples = json.dumps(raw, default=vars)
+        (setting.folder / "results.json").write_text(samples, encoding="utf-8")
+        page = make_page(setting, command, claims, notes, time.monotonic() - began)
+        RESULTS.write_text(page, encoding="utf-8")
     print(goals_table([goal for claim in claims for goal in claim.goals]))
 
 

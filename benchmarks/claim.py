@@ -73,7 +73,7 @@ QUICK = replace(
     new_tokens=32,
     residents=((1, 10, 100, 1000, 10_000), (1, 10, 100, 1000)),
     swaps=700,
-    starts=5,
+    starts=3,
     prompts=64,
 )
 # only to see that a script runs

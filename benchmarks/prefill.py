@@ -70,10 +70,10 @@ def measure(setting: Setting) -> Claim:
 
 
 def _first(side: Side, length: int) -> Callable[[int], float]:
-    """One request that warms the side up after the others' turns, and one that counts."""
+    """A short request that wakes the side up after the others' turns, and one that counts."""
 
     def ask(number: int) -> float:
-        side.ask(random_ids(length, number + 500), None, 1)
+        side.ask(random_ids(8, number + 500), None, 1)
         return side.ask(random_ids(length, number + 99), None, 1).ttft_ms
 
     return ask

@@ -1,5 +1,7 @@
 """The scripts under benchmarks/, each at its smallest, on a tiny model and without peers."""
 
+import os
+import time
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
@@ -10,6 +12,7 @@ import pytest
 from benchmarks import __main__ as everything
 from benchmarks import peers
 from benchmarks.claim import SMALL, Claim, Setting, goal_of_ratio, goals_table, random_ids
+from benchmarks.disturbance import Disturbance
 from benchmarks.files import Files
 from benchmarks.gguf_files import _interleave
 from benchmarks.peers import Missing, Side, interleave, prepared_mark, start_sides
@@ -129,3 +132,20 @@ def test_interleaving_turns_around_and_drops_the_warm_up() -> None:
 def test_heads_are_turned_for_llama_cpp() -> None:
     weight = np.arange(8, dtype=np.float32)[:, None]  # two heads of four rows
     assert _interleave(weight, 2)[:, 0].tolist() == [0, 2, 1, 3, 4, 6, 5, 7]
+
+
+def test_disturbance_is_what_others_took(tmp_path: Path) -> None:
+    stat = tmp_path / "proc" / "stat"
+    stat.parent.mkdir()
+    stat.write_text("cpu 100 0 0 900 0 0 0 0 0 0\n")
+    before = Disturbance.begin(tmp_path)
+    time.sleep(0.02)
+    tick = os.sysconf("SC_CLK_TCK")
+    stat.write_text(f"cpu {100 + 10 * tick} 0 0 900 0 0 0 0 0 0\n")  # ten seconds more
+    earliest = time.monotonic() - before.wall_s
+    share = before.share(tmp_path)
+    latest = time.monotonic() - before.wall_s
+    cores = os.cpu_count() or 1
+    own = Disturbance.begin(tmp_path).own_s - before.own_s
+    assert (10 - own) / (latest * cores) <= share <= 10 / (earliest * cores)
+    assert Disturbance.begin(tmp_path).share(tmp_path) == 0
