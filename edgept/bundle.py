@@ -89,6 +89,8 @@ class Manifest:
         kv: the key/value cache's geometry; None for a model without one.
         head_size: width that a prompt's head.weight takes; None where the task has no head.
         labels: class names of the model's own trained head, in order; empty without one.
+        pad_token_id: which a decoder that classifies does not pool at a text's end; None where it has
+            none, or generates.
         bos_token_id: beginning-of-sequence id, None where the model has none.
         eos_token_ids: ids that end a generation.
         precision: of the weights: fp32, fp16, int8 or int4.
@@ -123,6 +125,7 @@ class Manifest:
     created_by: str
     head_size: int | None = None
     labels: list[str] = field(default_factory=list)
+    pad_token_id: int | None = None
     files: dict[str, BundleFile] = field(default_factory=dict)
     parity: dict[str, Any] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
@@ -157,6 +160,8 @@ class Manifest:
                 "head_size": self.head_size,
                 "labels": json.dumps(self.labels, ensure_ascii=False),
             }
+        if self.pad_token_id is not None:
+            entries["pad_token_id"] = self.pad_token_id
         return {f"edgept.{name}": str(entry) for name, entry in entries.items()}
 
 
@@ -234,7 +239,7 @@ def _check_fields(manifest: Manifest, path: Path) -> None:
         and _is_list(manifest.providers, str)
         and _is_list(manifest.eos_token_ids, int)
         and _is_list(manifest.labels, str)
-        and type(manifest.bos_token_id) in (int, type(None))
+        and {type(manifest.bos_token_id), type(manifest.pad_token_id)} <= {int, type(None)}
         and isinstance(manifest.opset, dict)
         and _is_list(list(manifest.opset.values()), int)
         and isinstance(manifest.parity, dict)

@@ -27,8 +27,10 @@ from edgept.prompt_file import MAX_BYTES
 
 __all__ = [
     "CONFIG_NAME",
+    "PEFT_KEYS",
     "WEIGHT_NAMES",
     "combine_multitask",
+    "read_head",
     "read_peft_folder",
     "rows_to_kv",
     "write_peft_folder",
@@ -50,7 +52,7 @@ _TASKS = {
     "QUESTION_ANS": "question-answering",
     "FEATURE_EXTRACTION": "feature-extraction",
 }
-_PEFT_KEYS = {"prompt_embeddings", "prefix_task_cols", "prefix_task_rows"}
+PEFT_KEYS = {"prompt_embeddings", "prefix_task_cols", "prefix_task_rows"}
 _CLASSIFIER_HEADS = ("classifier", "score")
 _HEADS = (*_CLASSIFIER_HEADS, "qa_outputs")
 
@@ -97,7 +99,8 @@ def read_peft_folder(
             f"{folder} holds {_names(tensors)}, but no prompt_embeddings. Save it again with "
             "model.save_pretrained of peft 0.4 or later.",
         )
-    prompt_tensors = {**_prompt_tensor(rows, config, method, folder), **_head(tensors, folder)}
+    beside = {key: tensor for key, tensor in tensors.items() if key not in PEFT_KEYS}
+    prompt_tensors = {**_prompt_tensor(rows, config, method, folder), **read_head(beside, folder)}
     return Prompt(
         tensors=prompt_tensors,
         name=folder.resolve().name,
@@ -116,10 +119,10 @@ def combine_multitask(tensors: Tensors, task_index: int | None) -> npt.NDArray[n
         UsageError: the task index is missing or out of range.
         InvalidFileError: the three tensors do not belong together.
     """
-    if not tensors.keys() >= _PEFT_KEYS:
+    if not tensors.keys() >= PEFT_KEYS:
         raise InvalidFileError(
             "peft-keys",
-            f"a multitask prompt holds {', '.join(sorted(_PEFT_KEYS))}; found {_names(tensors)}. "
+            f"a multitask prompt holds {', '.join(sorted(PEFT_KEYS))}; found {_names(tensors)}. "
             "Save it again with peft.",
         )
     shared = tensors["prompt_embeddings"]  # (P, hidden)
@@ -318,21 +321,40 @@ def _prompt_tensor(
     return {"prompt_embeds": rows[:num_virtual_tokens]}
 
 
-def _head(tensors: Tensors, folder: Path) -> dict[str, npt.NDArray[np.float32]]:
-    """The trained head (modules_to_save), where it is one linear layer."""
-    extra = {name.removeprefix("base_model."): name for name in tensors if name not in _PEFT_KEYS}
+def read_head(tensors: Tensors, source: Path) -> dict[str, npt.NDArray[np.float32]]:
+    """The head that peft trained beside a prompt (modules_to_save), where it is one linear layer.
+
+    Args:
+        tensors: all of the adapter that are not the prompt's, by peft's names.
+        source: where they come from, for errors.
+
+    Returns:
+        head.weight (classes, hidden) and, where there is one, head.bias (classes,); empty without a head.
+
+    Raises:
+        IncompatibleError: something else was trained, too.
+        InvalidFileError: the head is no matrix, or its bias no row.
+    """
+    extra = {name.removeprefix("base_model."): name for name in tensors}
     if not extra:
         return {}
     for head in _HEADS:
         if f"{head}.weight" in extra and extra.keys() <= {f"{head}.weight", f"{head}.bias"}:
             parts = {
-                part: tensors[extra[f"{head}.{part}"]]
+                f"head.{part}": tensors[extra[f"{head}.{part}"]]
                 for part in ("weight", "bias")
                 if f"{head}.{part}" in extra
             }
-            return {f"head.{part}": tensor for part, tensor in parts.items()}
+            shapes = [part.shape for part in parts.values()]
+            if [len(shape) for shape in shapes] != [2, 1][: len(shapes)]:
+                raise InvalidFileError(
+                    "peft-shape",
+                    f"{source}: {head} has the shapes {shapes}, expected (classes, hidden) and (classes,). "
+                    "Save the adapter again with peft.",
+                )
+            return parts
     raise IncompatibleError(
-        f"{folder} also trained {_names(extra)}; edgept carries a head that is one linear layer "
+        f"{source} also holds {_names(extra)}; edgept carries a head that is one linear layer "
         f"({', '.join(_HEADS)}). Train without modules_to_save, or with such a head."
     )
 

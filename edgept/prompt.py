@@ -1,6 +1,6 @@
 """The prompt: a task as a handful of small tensors, and the check that it fits a bundle."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,6 +10,8 @@ from edgept.bundle import Manifest
 from edgept.errors import IncompatibleError
 
 __all__ = ["Prompt", "check_fits", "names_other_base"]
+
+_SHOWN = 6  # class names in an error
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +32,8 @@ class Prompt:
         fingerprint: of the frozen model that it was trained for or bound to (64 hex digits);
             None where nobody has said, as in every peft checkpoint.
         task: the task as transformers names it, "text-generation".
-        labels: the head's class names, in order; empty without a head, or where nobody named them.
+        labels: the head's class names, in order; empty where nobody named them. Of a prompt that steers
+            a classifier without a head of its own, those of the bundle that it was bound to.
         base_model: the name or path that the training tool recorded; "" where unknown.
         created_by: the program that wrote the file.
     """
@@ -145,16 +148,23 @@ def _check_head(prompt: Prompt, manifest: Manifest) -> None:
     """Check the head against the bundle; its shapes one by one have been checked."""
     weight, bias = prompt.tensors.get("head.weight"), prompt.tensors.get("head.bias")
     if weight is None:
-        if bias is not None or prompt.labels:
-            found = "head.bias" if bias is not None else "labels"
+        if bias is not None:
             raise IncompatibleError(
-                f"prompt {prompt.name!r} has {found} but no head.weight. Pack the whole head."
+                f"prompt {prompt.name!r} has head.bias but no head.weight. Pack the whole head."
             )
         if not manifest.labels:
             raise IncompatibleError(
                 f"prompt {prompt.name!r} has no head, and {manifest.source} has none of its own: "
                 "nothing says what the classes are. Pack a prompt that was trained with its head (peft's "
                 "SEQ_CLS saves it), or export a model that was fine-tuned for the task."
+            )
+        # its fingerprint is the backbone's, whose heads are many: the classes tell most of them apart
+        is_bound = prompt.fingerprint is not None or prompt.labels
+        if is_bound and prompt.labels != tuple(manifest.labels):
+            raise IncompatibleError(
+                f"prompt {prompt.name!r} has no head and was bound to one with the classes "
+                f"{_listed(prompt.labels)}; the own head of {manifest.source} has {_listed(manifest.labels)}. "
+                "Use the bundle that it was packed for, or pack it again from its source."
             )
         return
     classes = len(weight)
@@ -169,6 +179,11 @@ def _check_head(prompt: Prompt, manifest: Manifest) -> None:
                 f"prompt {prompt.name!r}: head.weight has {classes} classes, {name} has "
                 f"{len(found_size)}. Give one for each class (edgept prompt pack --labels)."
             )
+
+
+def _listed(labels: Sequence[str]) -> str:
+    shown = ", ".join(map(repr, labels[:_SHOWN])) or "(none recorded)"
+    return f"{shown}, …" if len(labels) > _SHOWN else shown
 
 
 def names_other_base(prompt: Prompt, manifest: Manifest) -> bool:

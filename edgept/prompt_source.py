@@ -12,7 +12,7 @@
 # ruff: noqa: PTH112, PTH113  # unlike Path's, these answer False for a path that cannot be examined
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,8 +29,10 @@ from edgept.formats.safetensors_strict import METADATA_KEY, Header, read_header,
 from edgept.formats.torch_checkpoint import read_torch_checkpoint
 from edgept.peft_folder import (
     CONFIG_NAME,
+    PEFT_KEYS,
     WEIGHT_NAMES,
     combine_multitask,
+    read_head,
     read_peft_folder,
     rows_to_kv,
 )
@@ -83,13 +85,17 @@ def load_prompt_source(
 def bind(prompt: Prompt, manifest: Manifest) -> Prompt:
     """The prompt with the bundle's fingerprint, once it is known to fit.
 
-    Binding a prompt that has no fingerprint is a claim that it was trained for this very model.
+    Binding a prompt that has no fingerprint is a claim that it was trained for this very model. One
+    that classifies without a head gets the class names of the model's own, for which it was trained.
 
     Raises:
         IncompatibleError: its fingerprint is another model's, or its sizes are not this model's.
     """
     check_fits(prompt, manifest)
-    return replace(prompt, fingerprint=manifest.fingerprint, created_by=f"edgept {__version__}")
+    has_head = "head.weight" in prompt.tensors
+    labels = prompt.labels if has_head else prompt.labels or tuple(manifest.labels)
+    created_by = f"edgept {__version__}"
+    return replace(prompt, fingerprint=manifest.fingerprint, labels=labels, created_by=created_by)
 
 
 def _load_file(
@@ -135,7 +141,8 @@ def _from_tensors(
     """Tell by name and shape what the tensors of a bare checkpoint are."""
     if "prefix_task_cols" in tensors:
         rows = combine_multitask(tensors, task_index)
-        return Prompt({"prompt_embeds": rows}, method="multitask_prompt_tuning")
+        head = _head_beside(tensors, PEFT_KEYS, source)
+        return Prompt({"prompt_embeds": rows, **head}, method="multitask_prompt_tuning")
     _refuse_task_index(task_index, source)
     known = {name: array for name, array in tensors.items() if name in TENSOR_RANKS}
     row_key = next((key for key in _ROW_KEYS if key in tensors), None)
@@ -150,6 +157,7 @@ def _from_tensors(
             f"({', '.join(TENSOR_RANKS)}, prompt_embeddings): {str(sorted(tensors))[:200]}. "
             "Save the prompt's tensor alone, or under one of these names."
         )
+    known |= _head_beside(tensors, {*TENSOR_RANKS, row_key}, source)
     for name, array in known.items():
         if array.ndim not in TENSOR_RANKS[name]:
             raise InvalidFileError(
@@ -158,6 +166,27 @@ def _from_tensors(
                 f"{' or '.join(map(str, TENSOR_RANKS[name]))} dimensions are expected. Save it so.",
             )
     return Prompt(known)
+
+
+def _head_beside(
+    tensors: Mapping[str, Array], taken: Collection[str | None], source: Path
+) -> dict[str, Array]:
+    """The head beside the tensors that are taken; what nobody understands is refused.
+
+    In the state dict of a whole PeftModel the frozen model's weights are left where they are.
+    """
+    is_whole = _ROW_KEYS[-1] in tensors
+    found = {}
+    for name, array in tensors.items():
+        is_trained = not name.startswith("base_model.") or ".modules_to_save." in name
+        if name not in taken and (is_trained or not is_whole):
+            found[name.replace(".modules_to_save.default.", ".")] = array
+    if found and "head.weight" in tensors:
+        raise IncompatibleError(
+            f"{source} holds head.weight, and {str(sorted(found))[:200]} beside it. Save the prompt and one "
+            "head alone."
+        )
+    return read_head(found, source)
 
 
 def _by_shape(array: Array, manifest: Manifest | None, source: Path) -> dict[str, Array]:

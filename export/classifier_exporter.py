@@ -2,7 +2,8 @@
 
 An encoder pools as its own forward does (BERT's pooler reads the first position, which is a
 prompt's first virtual token, as in peft). A decoder-only model is pooled at the last token of each
-row, which is what peft computes of a text without padding.
+row that the mask leaves. Where transformers would skip pads at a text's end, which it does when it is
+given ids, the runtime leaves them out.
 """
 
 import inspect

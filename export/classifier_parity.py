@@ -1,7 +1,8 @@
 """Parity of a classifying bundle: random prompts and random heads, texts alone and in ragged batches.
 
 The reference is what peft computes: the prompt's rows in front of the text's embeddings, or its keys
-and values in front of the cache, and the head in place of the model's own.
+and values in front of the cache, and the head in place of the model's own. A decoder skips the pads
+that a text ends in where peft gives it ids.
 """
 
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from torch import nn
 from transformers import DynamicCache
 
 from edgept.export.heads import find_head
+from edgept.export.random_prompts import random_prefix, random_rows
 from edgept.export.tally import Tally
 from edgept.prompt import Prompt
 from edgept.runtime.content import LoadedPrompt
@@ -41,6 +43,8 @@ def measure_classification(
         for length in _LENGTHS:
             ids = random.integers(0, model.manifest.vocab_size, min(length, room)).tolist()
             requests.append((ids, prompt))
+        if model.manifest.pad_token_id is not None and len(ids) > 1:
+            requests.append(([*ids[:-1], model.manifest.pad_token_id], prompt))
     batch = model.classify_batch(requests)
     for (ids, prompt), row in zip(requests, batch, strict=True):
         expected = reference_logits(reference, ids, prompt)[None]  # (1, classes)
@@ -55,16 +59,13 @@ def reference_logits(
     tokens = torch.tensor([ids])
     with torch.no_grad(), _with_head(find_head(reference), prompt):
         if prompt is None or not prompt.num_virtual_tokens:
-            output = reference(inputs_embeds=reference.get_input_embeddings()(tokens))
+            output = reference(input_ids=tokens)
         elif prompt.rows is None:
             past = torch.from_numpy(np.array(prompt.kv, np.float32))[:, None]
             cache = DynamicCache(list(zip(past[::2], past[1::2], strict=True)))
             mask = torch.ones(1, past.shape[3] + len(ids), dtype=torch.long)
             output = reference(
-                inputs_embeds=reference.get_input_embeddings()(tokens),
-                attention_mask=mask,
-                past_key_values=cache,
-                use_cache=True,
+                input_ids=tokens, attention_mask=mask, past_key_values=cache, use_cache=True
             )
         else:
             rows = torch.from_numpy(np.array(prompt.rows, np.float32))[None]
@@ -96,11 +97,7 @@ def _with_head(head: nn.Linear, prompt: LoadedPrompt | None) -> Iterator[None]:
 def _random_prompts(
     reference: Any, model: Model, random: np.random.Generator
 ) -> Iterator[LoadedPrompt]:
-    manifest = model.manifest
-    spread = float(reference.get_input_embeddings().weight.detach().float().std())
-    most = min(manifest.max_virtual_tokens, max(1, model.max_length // 3))
-
-    width = find_head(reference).in_features
+    task, width = model.manifest.task, find_head(reference).in_features
 
     def head(classes: int) -> dict[str, npt.NDArray[np.float32]]:
         return {
@@ -111,12 +108,9 @@ def _random_prompts(
     for count, classes in _PROMPTS:
         tensors = head(classes)
         if count:
-            shape = (min(count, most), manifest.hidden_size)
-            tensors["prompt_embeds"] = (random.normal(size=shape) * spread).astype(np.float32)
-        yield model.load_prompt(Prompt(tensors, f"random-{count}", task=manifest.task))
-    if manifest.kv is not None:
+            tensors |= random_rows(reference, model, count, random)
+        yield model.load_prompt(Prompt(tensors, f"random-{count}", task=task))
+    if model.manifest.kv is not None:
         count, classes = _PREFIX
-        kv = manifest.kv
-        past = (kv.num_layers, 2, kv.num_kv_heads, min(count, most), kv.head_dim)
-        tensors = {"prompt_kv": random.normal(size=past).astype(np.float32), **head(classes)}
-        yield model.load_prompt(Prompt(tensors, "random-prefix", task=manifest.task))
+        tensors = {**random_prefix(model, count, random), **head(classes)}
+        yield model.load_prompt(Prompt(tensors, "random-prefix", task=task))

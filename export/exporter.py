@@ -276,7 +276,7 @@ def _describe(
             f"--max-virtual-tokens {limit}: {source.name} takes sequences of {max_positions} tokens, so "
             f"expected 1 to {max_positions - 1}."
         )
-    bos = source.generation.bos_token_id
+    bos, pad = source.generation.bos_token_id, getattr(config, "pad_token_id", None)
     return Manifest(
         source=source.name,
         architecture=type(reference).__name__,
@@ -299,6 +299,8 @@ def _describe(
         created_by=f"edgept {__version__}, PyTorch {torch.__version__}",
         head_size=find_head(reference).in_features if classifies else None,
         labels=head_labels(reference) if classifies else [],
+        # where transformers looks for it, too; an encoder pools its first position
+        pad_token_id=pad if classifies and kv is not None and isinstance(pad, int) else None,
     )
 
 

@@ -43,7 +43,9 @@ def fingerprint(model: Any) -> str:
     between versions; a tensor that is tied counts once. Of the configuration, what differs from
     the architecture's defaults counts, without token ids, dropout and the like. A sequence
     classifier's head does not count, nor how many classes it has: prompts bring their own, so the
-    fingerprint is that of what stays frozen.
+    fingerprint is that of what stays frozen. Two checkpoints of one backbone with heads of their own
+    have one fingerprint, then. A prompt without a head is told from the other's by the class names
+    that it was bound to; where these are the same (LABEL_0, LABEL_1), nothing tells.
 
     Args:
         model: a transformers model with its weights as loaded.

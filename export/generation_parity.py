@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 from transformers import DynamicCache
 
+from edgept.export.random_prompts import random_prefix, random_rows
 from edgept.export.tally import Tally
 from edgept.prompt import Prompt
 from edgept.runtime.content import Content, LoadedPrompt
@@ -72,22 +73,14 @@ def _random_prompts(
     reference: Any, model: Model, random: np.random.Generator
 ) -> list[tuple[LoadedPrompt | None, int]]:
     """Prompts of several lengths, each with the length of the text behind it."""
-    manifest, room = model.manifest, model.max_length
-    kv = manifest.kv
-    if kv is None:
-        raise AssertionError("decoder-only bundles have a cache")
-    spread = float(reference.get_input_embeddings().weight.detach().float().std())
+    room = model.max_length
     chosen: list[tuple[LoadedPrompt | None, int]] = [(None, min(17, room))]
     for count, length in ((1, 5), (8, 1), (20, 33)):
-        count = min(count, manifest.max_virtual_tokens, max(1, room // 3))
-        rows = (random.normal(size=(count, manifest.hidden_size)) * spread).astype(np.float32)
-        prompt = model.load_prompt(Prompt({"prompt_embeds": rows}, f"random-{count}"))
-        chosen.append((prompt, min(length, room - count)))
-    count = min(6, manifest.max_virtual_tokens, max(1, room // 3))
-    shape = (kv.num_layers, 2, kv.num_kv_heads, count, kv.head_dim)
-    past = random.normal(size=shape).astype(np.float32)
-    prompt = model.load_prompt(Prompt({"prompt_kv": past}, "random-prefix"))
-    chosen.append((prompt, min(9, room - count)))
+        rows = random_rows(reference, model, count, random)
+        prompt = model.load_prompt(Prompt(rows, f"random-{count}"))
+        chosen.append((prompt, min(length, room - prompt.num_virtual_tokens)))
+    prompt = model.load_prompt(Prompt(random_prefix(model, 6, random), "random-prefix"))
+    chosen.append((prompt, min(9, room - prompt.num_virtual_tokens)))
     return chosen
 
 
@@ -100,6 +93,7 @@ def _stepwise(
     cache = decoder.open(request, request.length + len(ids))
     logits = [decoder.prefill(cache, request)[0, -1]]
     logits += [decoder.step(cache, [int(token)])[0, -1].copy() for token in ids[1:]]
+    decoder.close(cache)
     return np.stack(logits)
 
 

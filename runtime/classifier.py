@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from edgept.bundle import Manifest
-from edgept.errors import UsageError
+from edgept.errors import EdgeptError, UsageError
 from edgept.latency import Latency
-from edgept.runtime.content import Input, LoadedPrompt
+from edgept.runtime.content import Head, Input, LoadedPrompt
 from edgept.runtime.graph import Graph
 
 __all__ = ["Classification", "Classifier"]
@@ -54,7 +54,7 @@ class Classifier:
     def __init__(self, graph: Graph, manifest: Manifest, max_length: int) -> None:
         self._graph, self._kv = graph, manifest.kv
         self._vocab_size, self._max_length = manifest.vocab_size, max_length
-        self._own_labels = tuple(manifest.labels)
+        self._own_labels, self._pad = tuple(manifest.labels), manifest.pad_token_id
 
     def keys_and_values(self, rows: npt.NDArray[Any]) -> npt.NDArray[Any] | None:
         """Run a prompt's rows once; (2 · layers, kv_heads, num_virtual_tokens, head_dim).
@@ -68,7 +68,8 @@ class Classifier:
         ids = np.arange(first, first + len(rows))[None]  # (1, num_virtual_tokens)
         shape = (1, kv.num_kv_heads, len(rows), kv.head_dim)
         present = {name: self._graph.empty(shape) for name in kv.names("present")}
-        self._graph.run(self._feeds(ids, np.ones_like(ids), rows, None), present)
+        feeds = self._feeds(ids, np.ones_like(ids), 0) | self._swap_in(1, rows, None, None)
+        self._graph.run(feeds, present)
         return np.concatenate([value.numpy() for value in present.values()])
 
     def run(
@@ -120,29 +121,33 @@ class Classifier:
         started: float,
     ) -> list[Classification]:
         """One run over rows of the same prompts."""
-        begin = time.perf_counter()
         head = None if bearer is None else bearer.head
-        longest = max(len(row.ids) for row in rows)
-        ids = np.zeros((len(rows), longest), np.int64)
+        texts = [self._up_to_pooled(row) for row in rows]
+        ids = np.zeros((len(rows), max(map(len, texts))), np.int64)
         mask = np.zeros_like(ids)
-        for index, row in enumerate(rows):
-            ids[index, : len(row.ids)] = row.ids
-            mask[index, : len(row.ids)] = 1
+        for index, text in enumerate(texts):
+            ids[index, : len(text)] = text
+            mask[index, : len(text)] = 1
         prefix = rows[0].prefix
-        feeds = self._feeds(ids, mask, rows[0].table, prefix.kv if prefix else None)
-        labels = self._own_labels
-        if head is not None:
-            labels = head.labels
-            feeds["head.weight"] = self._graph.value(head.weight)
-            feeds["head.bias"] = self._graph.value(head.bias)
-        logits = np.empty((len(rows), len(labels)), self._graph.logits_type)
+        begin = time.perf_counter()
+        swapped_in = self._swap_in(len(rows), rows[0].table, prefix.kv if prefix else None, head)
         swapped = time.perf_counter()
+        feeds = {**self._feeds(ids, mask, prefix.num_virtual_tokens if prefix else 0), **swapped_in}
+        labels = self._own_labels if head is None else head.labels
+        logits = np.empty((len(rows), len(labels)), self._graph.logits_type)
         self._graph.run(feeds, {"logits": self._graph.value(logits)})
         ended = time.perf_counter()
         logits = logits.astype(np.float32)
-        probabilities = _softmax(logits)
         in_front = next(iter(rows[0].prompts), None)
         named = bearer or in_front
+        if not np.isfinite(logits).all():
+            under = "" if named is None else f" under prompt {named.name!r}"
+            raise EdgeptError(
+                f"the model's logits are not finite{under}. The prompt, its head or the graph overflows "
+                "its float type: check the prompt with 'edgept prompt inspect', or export the model with a "
+                "wider precision (fp32)."
+            )
+        probabilities = _softmax(logits)
         best = logits.argmax(-1)
         return [
             Classification(
@@ -169,44 +174,72 @@ class Classifier:
             for index, row in enumerate(rows)
         ]
 
-    def _feeds(
+    def _up_to_pooled(self, row: Input) -> npt.NDArray[np.int64]:
+        """A text's ids (tokens,), up to the one that is pooled.
+
+        Given ids, as of a plain model or under a prefix of keys and values, a decoder of transformers
+        pools the last token that is no pad, and the first one of pads alone. What stands behind it
+        cannot change it, so it is left out. Rows of a prompt peft gives as embeddings, among which no
+        pad is seen: the last token is pooled.
+        """
+        rows_in_front = row.prefix is not None and row.prefix.rows is not None
+        if self._pad is None or rows_in_front or row.table is not None:
+            return row.ids
+        tokens = np.flatnonzero(row.ids != self._pad)
+        return row.ids[: int(tokens[-1]) + 1 if tokens.size else 1]
+
+    def _swap_in(
         self,
-        ids: npt.NDArray[np.int64],
-        mask: npt.NDArray[np.int64],
+        batch: int,
         table: npt.NDArray[Any] | None,
         past: npt.NDArray[Any] | None,
+        head: Head | None,
     ) -> dict[str, Any]:
-        """The graph's inputs without the head.
+        """The inputs that make a task: rows, keys and values, head.
 
         Args:
-            ids: (batch, tokens), virtual ids among them.
-            mask: (batch, tokens), 1 for a token and 0 for padding behind it.
+            batch: rows of the run.
             table: (virtual tokens, hidden), the rows of the virtual ids.
             past: (2 · layers, kv_heads, prefix, head_dim), in front of every row.
+            head: of the prompt; None takes the model's own.
         """
-        graph, batch = self._graph, len(ids)
-        feeds = {"input_ids": ids}
-        if "token_type_ids" in graph.input_names:
-            feeds["token_type_ids"] = np.zeros_like(ids)
+        feeds: dict[str, npt.NDArray[Any]] = {}
         if self._kv is not None:
             kv = self._kv
             if past is None:
                 past = np.empty(
-                    (2 * kv.num_layers, kv.num_kv_heads, 0, kv.head_dim), graph.float_type
+                    (2 * kv.num_layers, kv.num_kv_heads, 0, kv.head_dim), self._graph.float_type
                 )
-            mask = np.concatenate([np.ones((batch, past.shape[2]), np.int64), mask], axis=1)
             copies = np.repeat(past[:, None], batch, axis=1)  # (2 · layers, batch, …)
             feeds.update(zip(kv.names("past_key_values"), copies, strict=True))
-        feeds["attention_mask"] = mask
         if table is not None:
             feeds["prompt_embeds"] = table
-        return {name: graph.value(array) for name, array in feeds.items()}
+        if head is not None:
+            feeds |= {"head.weight": head.weight, "head.bias": head.bias}
+        return {name: self._graph.value(array) for name, array in feeds.items()}
+
+    def _feeds(
+        self, ids: npt.NDArray[np.int64], mask: npt.NDArray[np.int64], prefix: int
+    ) -> dict[str, Any]:
+        """The inputs that make a text.
+
+        Args:
+            ids: (batch, tokens), virtual ids among them.
+            mask: (batch, tokens), 1 for a token and 0 for padding behind it.
+            prefix: positions in front of every row whose keys and values are given.
+        """
+        feeds = {"input_ids": ids}
+        if "token_type_ids" in self._graph.input_names:
+            feeds["token_type_ids"] = np.zeros_like(ids)
+        feeds["attention_mask"] = np.pad(mask, ((0, 0), (prefix, 0)), constant_values=1)
+        return {name: self._graph.value(array) for name, array in feeds.items()}
 
     def _check_length(self, request: Input) -> None:
         if request.length > self._max_length:
             raise UsageError(
                 f"the request takes {request.length} positions ({request.virtual_tokens} of them "
-                f"virtual tokens), the longest sequence here is {self._max_length}. Shorten the text."
+                f"virtual tokens), the longest sequence here is {self._max_length}. Shorten the text, or "
+                "load the bundle with a larger max_length if its model allows one."
             )
 
 

@@ -69,7 +69,8 @@ def test_the_report_holds_all_that_makes_it_believable(
         "process_start",
         "session_load",
         "prompt_cold",
-        "swap_warm",
+        "swap",
+        "swap_recent",
         "tokenise",
         "prefill",
         "ttft",
@@ -120,6 +121,41 @@ def test_the_report_holds_all_that_makes_it_believable(
     assert (report["joules_per_request"] is None) == bool(report["energy"]["reason"])
 
 
+def test_a_swap_is_a_copy_and_a_recent_one_is_none(
+    bundle: Path, files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the loop and among residents every swap copies; between two recent prompts none does."""
+    from edgept.bench.answers import Answers
+    from edgept.bench.question import Question
+    from edgept.bench.requests import make_request
+    from edgept.bench.residents import measure_level, measure_recent
+    from edgept.runtime.cache import SharedCache
+
+    model = edgept.load(bundle, threads=1)
+    pool = [model.load_prompt(files / f"{name}.npy") for name in ("spanish", "german")]
+    # whether the buffer that a request took held its prompt already
+    held: list[bool] = []
+    real = SharedCache.begin_with
+
+    def begin_with(cache: SharedCache, prompt: Any, past: Any) -> None:
+        held.append(cache.buffer.begins_with(prompt))
+        real(cache, prompt, past)
+
+    monkeypatch.setattr(SharedCache, "begin_with", begin_with)
+    length = dataclasses.replace(length_of_run(quick=True, seconds=None, samples=None), seconds=0)
+    request = make_request(model, pool, Question(None, [5, 6, 7], 4, 4), Answers())
+    for _ in range(6):
+        request()
+    assert held == [False] * 6
+    held.clear()
+    recent = measure_recent(model, pool, 5, length)
+    assert len(recent) == 10
+    assert held[2:] == [True] * 10  # behind a first one under each
+    held.clear()
+    assert len(measure_level(model, pool, 5, length, seed=0).swap_ms) == 10
+    assert not any(held[1:])
+
+
 class Page(HTMLParser):
     """What a page refers to, and whether its elements are closed."""
 
@@ -147,7 +183,7 @@ def test_the_page_is_one_file(first: Path) -> None:
     page.feed(text)
     page.close()
     assert page.open == []
-    assert page.tags.count("svg") == 2 + 9  # over time, residents, a distribution a phase
+    assert page.tags.count("svg") == 2 + 10  # over time, residents, a distribution a phase
     assert not {"script", "link", "img", "iframe", "object"} & set(page.tags)
     for outside in ("http", "//", "@import", "url("):
         assert outside not in text
@@ -179,12 +215,11 @@ def test_a_comparison_with_itself_is_interleaved(
     comparison = report["comparison"]
     assert comparison["kind"] == "interleaved", comparison["why"]
     assert report["request"]["token_ids"] == json.loads(first.read_text())["request"]["token_ids"]
-    phases = {"swap_warm", "tokenise", "prefill", "ttft", "tpot", "end_to_end"}
+    phases = {"swap", "tokenise", "prefill", "ttft", "tpot", "end_to_end"}
     assert set(comparison["phases"]) == phases
     for phase in comparison["phases"].values():
         ratio = phase["ratio"]
-        assert ratio["n"] == len(phase["this"]) == len(phase["other"])
-        assert 0 < ratio["n"] <= 20
+        assert 0 < ratio["n"] <= len(phase["this"]) == len(phase["other"]) <= 20
         assert ratio["low"] <= ratio["ratio"] <= ratio["high"]
         if ratio["low"] <= 1 <= ratio["high"]:
             assert phase["word"] in ("no difference shown", "too few samples")
@@ -298,13 +333,13 @@ def test_known_phases_come_through_the_whole_of_it(
     skip = series.warm_up.requests
     medians = {name: float(np.median(values)) for name, values in series.samples.items()}
     real = {
-        "swap_warm": took["open"][skip:],
+        "swap": took["open"][skip:],
         "prefill": took["prefill"][skip:],
         "tpot": np.reshape(took["step"][8 * skip :], (15, 8)).mean(axis=1),
     }
     for name, expected in real.items():
         assert medians[name] == pytest.approx(np.median(expected), rel=0.02), name
-    assert medians["ttft"] == pytest.approx(medians["swap_warm"] + medians["prefill"], rel=0.05)
+    assert medians["ttft"] == pytest.approx(medians["swap"] + medians["prefill"], rel=0.05)
     assert medians["end_to_end"] >= 1 + 20 + 8 * 5
 
 
@@ -327,6 +362,17 @@ def test_a_wrong_answer_fails(bundle: Path, files: Path, monkeypatch: pytest.Mon
 
 
 # Exit codes
+
+
+def test_a_bundle_that_classifies_is_refused_before_anything_is_run(
+    bundle_of: Callable[..., Path],
+) -> None:
+    classifies = bundle_of("gpt2", "fp32", "text-classification")
+    result = bench(classifies, "--quick")
+    assert result.exit_code == 2, result.output
+    assert "is a bundle for text-classification" in result.stderr
+    assert "measures text-generation" in result.stderr
+    assert "--task text-generation" in result.stderr
 
 
 def test_usage_errors_come_before_the_measurement(bundle: Path, tmp_path: Path) -> None:

@@ -10,7 +10,9 @@ import pytest
 
 from edgept.bench.conditions import Conditions
 from edgept.bench.loop import Series, run_loop, timed
+from edgept.bench.measurement import _joules_per_request
 from edgept.bench.plan import Length, Plan, length_of_run
+from edgept.bench.power import Energy
 from edgept.bench.reference_kernel import LIMIT, ReferenceKernel
 from edgept.bench.steady import WarmUp, drift, warm_up
 from edgept.bench.verdict import judge_loop_phase
@@ -65,6 +67,22 @@ def test_known_durations_are_recovered(milliseconds: int) -> None:
     assert series.samples["prefill"] == real
     assert np.median(series.samples["end_to_end"]) == pytest.approx(np.median(real), rel=0.02)
     assert np.median(series.samples["end_to_end"]) >= milliseconds
+
+
+def test_energy_is_without_the_reference_kernels() -> None:
+    """10 J over 10 s, of which the kernel took 1; half of the rest is each of two requests'."""
+    warmed = WarmUp(1, 1.0, [], steady=True)
+    series = Series({}, [0.0], 8.0, warmed, 1.0, [], kernel_s=1.0)
+    energy = Energy("RAPL", "", joules=10.0, seconds=10.0)
+    assert _joules_per_request(energy, series) == pytest.approx(4.5)
+    assert _joules_per_request(Energy(reason="nothing tells"), series) is None
+
+
+def test_the_reference_kernels_time_is_known() -> None:
+    kernel = still()
+    length = Length(samples=3, seconds=0.0, limit_s=None, once=1, warm_up_s=0.0)
+    series = run_loop(dict, length, kernel=kernel)
+    assert series.kernel_s == kernel.checked_s >= len(series.checks) * 5 * 0.5e-3
 
 
 class Clock:

@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from edgept.bench.ratio import FEWEST, ratio_of_pairs, ratio_of_series
+from edgept.bench.ratio import FEWEST, _correlation, ratio_of_pairs, ratio_of_series
 from edgept.bench.statistics import SAMPLES_FOR, outliers, percentile, summarise
 
 Array = npt.NDArray[np.float64]
@@ -70,6 +70,30 @@ def test_the_same_thing_twice_interleaved_is_rarely_called_different(
             differs = differs or ratio.differs
         called += differs
     assert called <= 5
+
+
+@pytest.mark.parametrize("blocks", [FEWEST, 60, 240])
+def test_pairs_that_resemble_their_neighbours_are_rarely_called_different(blocks: int) -> None:
+    """What meets one side for a while (its files, its place in memory) does not cancel in a block."""
+    called = 0
+    for seed in range(100):
+        noise = np.random.default_rng(seed).normal(0, 0.01, blocks)
+        logs = np.zeros(blocks)
+        for i in range(1, blocks):
+            logs[i] = 0.8 * logs[i - 1] + noise[i]
+        ratio = ratio_of_pairs(np.exp(logs).tolist(), [1.0] * blocks, together=PHASES, seed=seed)
+        called += ratio.differs
+    assert called <= 5
+
+
+def test_equal_samples_do_not_resemble_a_trend() -> None:
+    """A clock of whole microseconds gives the same latency again and again."""
+    assert _correlation(np.full(200, 5.0)) == 1
+    coarse = np.round(5 + 0.0004 * np.random.default_rng(0).normal(size=200), 3)
+    assert len(set(coarse)) < 5
+    assert _correlation(coarse) < 2
+    ratio = ratio_of_series([5.0] * 200, [10.0] * 200)
+    assert (ratio.n, ratio.word) == (200, "faster")
 
 
 @pytest.mark.parametrize("memory", [0.0, 0.5])

@@ -221,7 +221,7 @@ def test_every_mutant_is_read_right_or_refused(folder: Path) -> None:
             found = getattr(manifest, field)
             if field == "kv":
                 assert found is None or isinstance(found, KVGeometry), name
-            elif field in ("bos_token_id", "head_size"):
+            elif field in ("bos_token_id", "head_size", "pad_token_id"):
                 assert type(found) in (int, type(None)), name
             else:
                 assert type(found) is type(example), name

@@ -140,6 +140,33 @@ def test_logits_are_those_of_peft(
     assert relative(model.classify(texts()[2], prompt=plain).logits, expected[2]) > 1e-2
 
 
+# pads, that are the end of text too as most decoders have it, behind a text, within it, alone
+PADDED = [[5, 6, 7, 2], [5, 2, 2], [2, 9, 2, 8, 2], [2, 2], [2], [4, 2, 6]]
+
+
+@pytest.mark.parametrize("method", ["prompt_tuning", "prefix_tuning"])
+def test_a_text_that_ends_in_the_pad_token_is_pooled_as_peft_does(
+    method: str,
+    bundle_of: Callable[..., Path],
+    model_folder: Callable[[str], Path],
+    tmp_path: Path,
+) -> None:
+    """Given ids, transformers skips such tokens; given embeddings, it cannot see them."""
+    adapted = make_classifier(model_folder("gpt2"), method, 3, tmp_path / "adapter")
+    model = edgept.load(bundle_of("gpt2", "fp32", TASK), threads=1)
+    assert model.manifest.pad_token_id == model.manifest.eos_token_ids[0] == 2
+    prompt = model.load_prompt(tmp_path / "adapter")
+    batch = model.classify_batch([(ids, prompt) for ids in PADDED])
+    for ids, row in zip(PADDED, batch, strict=True):
+        expected = peft_classes(adapted, ids)
+        assert relative(model.classify(ids, prompt=prompt).logits, expected) < 1e-4
+        assert relative(row.logits, expected) < 1e-4
+    skipped, ends = (model.classify(ids, prompt=prompt) for ids in ([5, 6, 7], PADDED[0]))
+    differs = relative(ends.logits, skipped.logits) > 1e-3
+    assert differs == (method == "prompt_tuning")
+    assert ends.latency.input_tokens == 4
+
+
 def _head_of(prompt: Prompt) -> dict[str, Any]:
     return {name: array for name, array in prompt.tensors.items() if name.startswith("head.")}
 
@@ -195,6 +222,13 @@ def test_probabilities_and_latency_say_what_they_should(model: Model) -> None:
     assert "total" in str(latency)
 
 
+def test_a_head_that_overflows_gives_no_answer(model: Model) -> None:
+    huge = {"head.weight": np.full((2, 64), 3e38, np.float32)}
+    prompt = model.load_prompt(prompt_of(rows(), huge, name="huge"))
+    with pytest.raises(edgept.EdgeptError, match="not finite under prompt 'huge'"):
+        model.classify([5, 6, 7], prompt=prompt)
+
+
 def test_a_prompt_may_stand_inside_a_text(model: Model) -> None:
     """Virtual tokens in the middle, the head of another prompt."""
     inside = model.load_prompt(prompt_of(rows(3, 5), head(2), name="inside"))
@@ -241,6 +275,8 @@ def test_a_model_with_a_head_of_its_own(
     assert found.prompt is None
     assert found.labels == ("bad", "fine", "good")
     assert relative(found.logits, peft_classes(fine_tuned, ids)) < 1e-4
+    for padded in PADDED if kind == "gpt2" else []:
+        assert relative(model.classify(padded).logits, peft_classes(fine_tuned, padded)) < 1e-4
     without = model.load_prompt(prompt_of(rows(), name="steers"))
     assert model.classify(ids, prompt=without).labels == ("bad", "fine", "good")
     assert model.classify(ids, prompt=without).prompt == "steers"

@@ -9,7 +9,7 @@ from safetensors.numpy import save_file
 
 from edgept.bundle import KVGeometry, Manifest
 from edgept.errors import IncompatibleError, InvalidFileError, UsageError
-from edgept.prompt import Prompt
+from edgept.prompt import Prompt, check_fits
 from edgept.prompt_file import read_prompt, write_prompt
 from edgept.prompt_source import bind, load_prompt_source
 
@@ -85,6 +85,74 @@ def test_a_state_dict_of_a_whole_model_gives_its_prompt(tmp_path: Path) -> None:
     torch.save(state, tmp_path / "p.pt")
     prompt = load_prompt_source(tmp_path / "p.pt")
     assert list(prompt.tensors) == ["prompt_embeds"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "head"),
+    [
+        ("prompt_embeddings", "base_model.classifier"),
+        ("prompt_embeddings", "score"),
+        ("prompt_encoder.default.embedding.weight", "base_model.score.modules_to_save.default"),
+    ],
+)
+def test_a_head_beside_the_rows_goes_with_them(rows: str, head: str, tmp_path: Path) -> None:
+    """Without it the prompt would answer with the head that the bundle has."""
+    weight, bias = np.full((3, 64), 2, np.float32), np.ones(3, np.float32)
+    tensors = {rows: ROWS, f"{head}.weight": weight, f"{head}.bias": bias}
+    if head.endswith("default"):
+        tensors["base_model.score.original_module.weight"] = weight * 0
+    save_file(tensors, tmp_path / "p.safetensors")
+    prompt = load_prompt_source(tmp_path / "p.safetensors")
+    assert prompt.task == "text-classification"
+    np.testing.assert_array_equal(prompt.tensors["head.weight"], weight)
+    np.testing.assert_array_equal(prompt.tensors["head.bias"], bias)
+
+
+def test_a_head_of_several_layers_is_refused(tmp_path: Path) -> None:
+    tensors = {"prompt_embeddings": ROWS, "base_model.classifier.dense.weight": ROWS}
+    save_file(tensors, tmp_path / "p.safetensors")
+    with pytest.raises(IncompatibleError, match="one linear layer"):
+        load_prompt_source(tmp_path / "p.safetensors")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        # rows that P-tuning's encoder, and prefix tuning's projection, have not been run on
+        ("prompt_encoder.default.embedding.weight", "prompt_encoder.default.mlp_head.0.weight"),
+        ("prompt_encoder.default.embedding.weight", "prompt_encoder.default.transform.0.weight"),
+        ("prompt_embeddings", "lm_head.weight"),
+        ("prompt_embeddings", "classifier.weight", "score.weight"),
+        ("prompt_embeds", "prompt_embeddings"),
+        ("prompt_embeds", "head.weight", "score.weight"),
+        ("head.weight", "anything"),
+    ],
+)
+def test_tensors_that_nobody_understands_are_refused(
+    names: tuple[str, ...], tmp_path: Path
+) -> None:
+    save_file(dict.fromkeys(names, ROWS), tmp_path / "p.safetensors")
+    with pytest.raises(IncompatibleError, match=names[-1]):
+        load_prompt_source(tmp_path / "p.safetensors")
+
+
+def test_a_multitask_checkpoint_keeps_its_head(tmp_path: Path) -> None:
+    head = np.full((3, 64), 2, np.float32)
+    tensors = {
+        "prompt_embeddings": ROWS,
+        "prefix_task_cols": np.ones((1, 3, 1), np.float32),
+        "prefix_task_rows": np.ones((1, 1, 64), np.float32),
+        "base_model.classifier.weight": head,
+    }
+    save_file(tensors, tmp_path / "p.safetensors")
+    prompt = load_prompt_source(tmp_path / "p.safetensors")
+    np.testing.assert_array_equal(prompt.tensors["head.weight"], head)
+    save_file({**tensors, "anything": ROWS}, tmp_path / "p.safetensors")
+    with pytest.raises(IncompatibleError, match="anything"):
+        load_prompt_source(tmp_path / "p.safetensors")
+    save_file({**tensors, "base_model.classifier.weight": ROWS[0]}, tmp_path / "p.safetensors")
+    with pytest.raises(InvalidFileError, match="classifier has the shapes"):
+        load_prompt_source(tmp_path / "p.safetensors")
 
 
 def test_our_names_keep_their_meaning(tmp_path: Path) -> None:
@@ -240,3 +308,25 @@ def test_binding_makes_it_writable_and_checks_it(tmp_path: Path) -> None:
     assert read_prompt(tmp_path / "p").fingerprint == manifest.fingerprint
     with pytest.raises(IncompatibleError, match="made for another model"):
         bind(bound, make_manifest(fingerprint="cd" * 32))
+
+
+def test_a_prompt_without_a_head_is_bound_to_the_heads_classes(tmp_path: Path) -> None:
+    """Two checkpoints with one backbone have one fingerprint, and each a head of its own."""
+    classifies = {"task": "text-classification", "head_size": 64}
+    moods = make_manifest(**classifies, labels=["bad", "good"])
+    topics = make_manifest(**classifies, labels=["news", "sport"])
+    assert moods.fingerprint == topics.fingerprint
+    prompt = Prompt({"prompt_embeds": ROWS}, "mild", task="text-classification")
+    write_prompt(bind(prompt, moods), tmp_path / "mild.safetensors")
+    bound = load_prompt_source(tmp_path / "mild.safetensors", topics)
+    assert bound.labels == ("bad", "good")
+    check_fits(bound, moods)
+    assert bind(bound, moods).labels == ("bad", "good")
+    with pytest.raises(IncompatibleError, match=r"'bad', 'good'; .* has 'news', 'sport'"):
+        check_fits(bound, topics)
+    with pytest.raises(IncompatibleError, match=r"the classes \(none recorded\)"):
+        check_fits(dataclasses.replace(bound, labels=()), topics)
+    head = {"prompt_embeds": ROWS, "head.weight": np.ones((2, 64), np.float32)}
+    whole = bind(dataclasses.replace(prompt, tensors=head), moods)
+    assert whole.labels == ()
+    check_fits(whole, topics)  # which brings its own head

@@ -427,24 +427,8 @@ def test_bf16_is_bound_to_the_same_model(
 def test_the_curve_is_a_picture(
     tmp_path: Path, data: Path, model_folder: Callable[[str], Path]
 ) -> None:
-    pytest.importorskip("matplotlib", reason="needs the extra tune")
     tune(str(model_folder("llama")), data, tmp_path / "p.safetensors", quick())
     assert (tmp_path / "p.tune.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_without_matplotlib_the_prompt_is_written_all_the_same(
-    tmp_path: Path,
-    data: Path,
-    model_folder: Callable[[str], Path],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    from edgept.tune import tuner
-
-    monkeypatch.setattr(tuner, "can_draw", lambda: False)
-    made = tune(str(model_folder("llama")), data, tmp_path / "p.safetensors", quick(steps=2))
-    assert made.prompts[0].exists()
-    assert not (tmp_path / "p.tune.png").exists()
-    assert "matplotlib" in made.record["warnings"][-1]
 
 
 def test_a_style_is_learnt_and_the_bundle_has_it(

@@ -1,6 +1,7 @@
 """Tuning a prompt and a head together: peft's own curve, the same file again, one model for all."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,12 +21,13 @@ pytest.importorskip("torch", reason="needs the workstation's extra")
 import torch
 
 from edgept.tune import Backbone, Settings, load_backbone, tune, tune_tasks
-from edgept.tune.batches import Order
+from edgept.tune.batches import Order, make_batch
 from edgept.tune.classify import classify
 from edgept.tune.data import read_data
+from edgept.tune.encode import Example
 from edgept.tune.head import keep_head
 from edgept.tune.job import Job
-from edgept.tune.labels import majority
+from edgept.tune.labels import label_names, majority
 from edgept.tune.loop import make_optimizer
 from edgept.tune.methods import adapt
 from edgept.tune.settings import HEAD_LEARNING_RATE
@@ -185,8 +187,6 @@ def test_the_file_has_the_trained_models_logits(
     real = loop.train
 
     def train_and_look(job: Any, adapted: Any, *rest: Any, **options: Any) -> None:
-        from edgept.tune.batches import make_batch
-
         real(job, adapted, *rest, **options)
         batch = make_batch(job.examples, torch.device("cpu"))
         assert 0 < int(batch["attention_mask"].sum()) < batch["attention_mask"].numel()
@@ -336,6 +336,32 @@ def test_tasks_of_different_classes_share_one_model(
     assert alone.read_bytes() == (tmp_path / "out" / "three.safetensors").read_bytes()
 
 
+@pytest.mark.parametrize("method", ["prefix-tuning", "head", "prompt-tuning"])
+def test_pads_at_a_texts_end_are_pooled_as_peft_pools_each_row_alone(
+    method: str, folder_of: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """The end of text is the pad token, too, as most decoders have it."""
+    folder = Path(shutil.copytree(folder_of("gpt2"), tmp_path / "gpt2"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "pad_token_id": 2}))
+    backbone = load_backbone(str(folder), task="text-classification")
+    settings = quick(method=method)
+    texts = [(5, 6, 7, 2), (5, 6, 7), (2, 9, 2, 8, 2, 2), (2, 2), (4,)]
+    examples = [Example(ids, len(ids), "", 0) for ids in texts]
+    with other_peoples_warnings(), keep_head(backbone), torch.no_grad():
+        adapted = adapt(backbone, settings, examples, 1, num_labels=3).eval()
+        for parameter in adapted.parameters():
+            if parameter.requires_grad:
+                parameter.normal_(std=0.5)
+        found = classify(adapted, make_batch(examples, torch.device("cpu")), settings)
+        for ids, logits in zip(texts, found, strict=True):
+            alone = torch.tensor([ids])
+            given = {"input_ids": alone, "attention_mask": torch.ones_like(alone)}
+            expected = adapted(**given).logits[0]
+            np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
+    assert np.allclose(found[0], found[1], atol=1e-4) == (method != "prompt-tuning")
+
+
 def test_multitask_prompts_share_a_head(tmp_path: Path, folder_of: Callable[[str], Path]) -> None:
     rows = [
         {"text": "where is it", "label": ["come", "when"][i % 2], "task": ["es", "de"][i % 2]}
@@ -430,6 +456,43 @@ def test_labels_that_nothing_trains_are_all_named(
     with pytest.raises(UsageError, match="columns text and label"):
         tune(backbone, tmp_path / "io.jsonl", output, quick())
     assert not output.exists()
+
+
+@pytest.mark.parametrize(
+    ("labels", "says"),
+    [
+        (("card\tlost", "card found"), "line 1: a prompt file cannot hold the label"),
+        (("x" * 40_000, "y"), "cannot hold the label"),
+        (tuple(f"class number {i} " + "x" * 30 for i in range(1000)), "names of its 1000 labels"),
+    ],
+)
+def test_labels_that_no_file_holds_are_refused_before_the_training(
+    tmp_path: Path, labels: tuple[str, ...], says: str
+) -> None:
+    data = read_data(write_data(tmp_path / "rows.jsonl", labels, rows=len(labels)))
+    with pytest.raises(InvalidFileError, match=says):
+        label_names(data, None)
+
+
+def test_what_no_file_holds_is_refused_before_anything_slow(
+    tmp_path: Path, data: Path, folder_of: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Labels before the model is loaded; sizes, with the shapes that come out, before the training."""
+    from edgept import prompt_file
+    from edgept.tune import tuner
+
+    output = tmp_path / "p.safetensors"
+    tabs = write_data(tmp_path / "tabs.jsonl", ("card\tlost", "card found"))
+    with pytest.raises(InvalidFileError, match=r"line 1: .*card\\tlost"):
+        tune(str(tmp_path / "no model"), tabs, output, quick())
+    backbone = load_backbone(str(folder_of("llama")), task="text-classification")
+    monkeypatch.setattr(tuner, "train", lambda *_, **__: pytest.fail("trained"))
+    with pytest.raises(InvalidFileError, match="5 virtual tokens and 3 labels: metadata name"):
+        tune(backbone, data, output, quick(name="n" * 300))
+    real = prompt_file.parse_prompt
+    monkeypatch.setattr(prompt_file, "parse_prompt", lambda raw: real(raw, max_bytes=2000))
+    with pytest.raises(InvalidFileError, match="--virtual-tokens"):
+        tune(backbone, data, output, quick(method="prefix-tuning"))
 
 
 def test_numbers_are_labels_too(tmp_path: Path, folder_of: Callable[[str], Path]) -> None:

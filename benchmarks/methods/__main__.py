@@ -67,7 +67,8 @@ def _page(folder: Path) -> list[str]:
             if name in ("torch", "transformers", "onnxruntime")
         )
         + ". Training time is CPU time, and includes no validation; peak memory is the whole training "
-        "process, PyTorch included.",
+        "process, PyTorch included. A swap is from one task to another and back, the median of 50, on a "
+        "machine that did other work, too: take its order of magnitude.",
         "",
     ]
     for part, module in PARTS.items():
@@ -105,6 +106,8 @@ def _table(rows: dict[str, Row]) -> list[str]:
 
 
 def _size(size: int) -> str:
+    if size < 1000:
+        return f"{size} B"
     return f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.1f} kB"
 
 

@@ -10,7 +10,7 @@ Code organization:
     │   ├── steady            warm-up, drift
     │   ├── reference_kernel  throttling
     │   └── power             energy, where the device tells
-    ├── residents    swap time against the number of resident prompts
+    ├── residents    swap time against the number of resident prompts, and to recent ones
     ├── answers      whether what comes out is right
     ├── ceilings     what this machine's memory and arithmetic allow
     └── conditions   clocks, temperature, load

@@ -147,7 +147,8 @@ def _residents(report: Report) -> str:
         for level, summary in levels
     ]
     names = ("resident prompts", "MB", "n", f"median, {unit}", "p90", "p99")
-    return _figure(points(x, y, values, line=True), "") + _table(names, rows)
+    caption = "Each of these swaps copies keys and values, which recent prompts need not."
+    return _figure(points(x, y, values, line=True), caption) + _table(names, rows)
 
 
 def _distribution(phase: Phase) -> str:
@@ -185,7 +186,8 @@ def _conditions(report: Report) -> Iterable[list[str]]:
     shape = f"{len(request.token_ids)} tokens, {answer}, {settings.batch} rows"
     yield ["request", f"{shape}, {settings.loop}"]
     if report.joules_per_request is not None:
-        yield ["energy", f"{report.joules_per_request:.3g} J a request ({report.energy.source})"]
+        source = f"{report.energy.source}, without the reference kernel's share"
+        yield ["energy", f"{report.joules_per_request:.3g} J a request ({source})"]
     else:
         yield ["energy", report.energy.reason]
 

@@ -32,6 +32,7 @@ class Series:
         warm_up: what was run before.
         kernel_ms: the reference kernel at the start.
         checks: of the reference kernel, before, during and after.
+        kernel_s: seconds that those took; they are not in `seconds`.
     """
 
     samples: Samples
@@ -40,6 +41,7 @@ class Series:
     warm_up: WarmUp
     kernel_ms: float
     checks: list[Check]
+    kernel_s: float = 0.0
 
     @property
     def throttled(self) -> bool:
@@ -78,6 +80,7 @@ def run_loop(
         clock: monotonic, in nanoseconds.
     """
     kernel = kernel or ReferenceKernel()
+    checked_s = kernel.checked_s
     warmed = warm_up(lambda: timed(request, clock)["end_to_end"][0], length.warm_up_s, clock)
     kernel.check(0.0)
     gaps = None if rate is None else np.random.default_rng(seed)
@@ -107,7 +110,8 @@ def run_loop(
             due += last_check - now
     seconds = (clock() - origin) / 1e9
     kernel.check(seconds)
-    return Series(samples, at_s, seconds, warmed, kernel.start_ms, kernel.checks)
+    spent_s = kernel.checked_s - checked_s
+    return Series(samples, at_s, seconds, warmed, kernel.start_ms, kernel.checks, spent_s)
 
 
 def _wait_until(due: int, clock: Clock) -> None:

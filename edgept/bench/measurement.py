@@ -21,9 +21,10 @@ from edgept.bench.question import Question, ask, check_length, make_question
 from edgept.bench.reference_kernel import ReferenceKernel
 from edgept.bench.report import Phase, Report, describe_bundle, describe_settings, make_phase
 from edgept.bench.requests import make_request
-from edgept.bench.residents import check_memory, grow, levels_to, measure_level
+from edgept.bench.residents import check_memory, grow, levels_to, measure_level, measure_recent
 from edgept.bench.verdict import judge_loop_phase, judge_series
 from edgept.bundle import Manifest, read_manifest
+from edgept.errors import UsageError
 from edgept.prompt import Prompt
 from edgept.runtime.content import LoadedPrompt
 from edgept.runtime.device import Device, read_device
@@ -55,6 +56,12 @@ def measure(
         EdgeptError: whatever is wrong with the bundle, its prompts or the plan.
     """
     manifest = read_manifest(plan.bundle)
+    if manifest.task != "text-generation":
+        raise UsageError(
+            f"{plan.bundle} is a bundle for {manifest.task}; edgept bench measures text-generation, token "
+            "by token. Bench a bundle for that (edgept export --task text-generation); every answer of "
+            "'edgept run --json' on this one says how long it took."
+        )
     with tempfile.TemporaryDirectory(prefix="edgept-bench-") as name:
         folder = Path(name)
         found = find_prompts(plan.prompts, manifest, folder, plan.seed)
@@ -91,12 +98,14 @@ def _measure(
     samples["process_start"], tokens = start_processes(
         plan, files[0], question, lambda x: progress("starting processes", x)
     )
+    length = plan.length.part(_LEVEL_SAMPLES, _RESIDENTS_SHARE)
+    progress("swapping to recent prompts", 0)
+    samples["swap_recent"] = measure_recent(model, pool, token, length)
     residents = []
     short = _FEW_RESIDENTS if plan.quick else _MANY_RESIDENTS
     for number in levels_to(plan.resident or max(short, len(pool))):
         progress(f"swapping among {number} residents", 0)
         grow(model, pool, more, number, lambda now, size: progress("loading residents", now / size))
-        length = plan.length.part(_LEVEL_SAMPLES, _RESIDENTS_SHARE)
         residents.append(measure_level(model, pool[:number], token, length, plan.seed))
 
     turns = pool[: plan.resident or max(2, len(prompts))]
@@ -135,7 +144,6 @@ def _measure(
             plan, model, prompts, question, samples, device, earlier, folder, progress
         )
     phases = _phases(samples, series)
-    requests = len(series.at_s) + series.warm_up.requests  # the meter ran during both
     return Report(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         bundle=describe_bundle(plan.bundle, model.manifest),
@@ -153,7 +161,7 @@ def _measure(
         residents=residents,
         ceilings=ceilings,
         energy=energy,
-        joules_per_request=None if energy.joules is None else energy.joules / requests,
+        joules_per_request=_joules_per_request(energy, series),
         answers=correctness,
         verdict=phases["end_to_end"].verdict,
         notes=_notes(plan, files, question, correctness, before, device),
@@ -262,6 +270,18 @@ def _compare(
         batch=plan.batch,
         progress=_share(plan, "interleaved blocks of four", progress),
     )
+
+
+def _joules_per_request(energy: Energy, series: Series) -> float | None:
+    """The meter's joules without the reference kernel's, over the requests that it ran during.
+
+    Few meters are quick enough to stand still for some milliseconds, so the kernel is taken to draw
+    the run's mean power.
+    """
+    if energy.joules is None:
+        return None
+    requests = len(series.at_s) + series.warm_up.requests
+    return energy.joules * (1 - series.kernel_s / energy.seconds) / requests
 
 
 def _phases(samples: Samples, series: Series) -> dict[str, Phase]:

@@ -9,12 +9,14 @@ __all__ = ["LOOP", "TITLES", "Samples", "of_latencies", "of_latency"]
 Samples = dict[str, list[float]]
 """Milliseconds by phase."""
 
-# In the order in which a request meets them.
+# In the order in which a request meets them. A swap copies a prompt's keys and values; one to a recent
+# prompt finds a cache buffer that still begins with them.
 TITLES: Mapping[str, str] = {
     "process_start": "process to first token",
     "session_load": "session load",
     "prompt_cold": "prompt file, cold",
-    "swap_warm": "swap, warm",
+    "swap": "swap",
+    "swap_recent": "swap, recent",
     "tokenise": "tokenise",
     "prefill": "prefill",
     "queue": "queue",
@@ -23,13 +25,13 @@ TITLES: Mapping[str, str] = {
     "end_to_end": "end to end",
 }
 # Those that every request has; the others happen once for a process, a model, a prompt.
-LOOP = ("swap_warm", "tokenise", "prefill", "queue", "ttft", "tpot", "end_to_end")
+LOOP = ("swap", "tokenise", "prefill", "queue", "ttft", "tpot", "end_to_end")
 
 
 def of_latency(latency: Latency) -> Samples:
     """The phases of one request, without end to end, which the caller's clock measures."""
     samples = {
-        "swap_warm": [latency.swap_ms],
+        "swap": [latency.swap_ms],
         "tokenise": [latency.tokenize_ms],
         "prefill": [latency.prefill_ms],
     }
@@ -44,8 +46,7 @@ def of_latencies(latencies: Sequence[Latency]) -> Samples:
     """The phases of a batch: swap, prefill and first token of every row; the rest once for all."""
     rows = [of_latency(latency) for latency in latencies]
     samples: Samples = {
-        name: [row[name][0] for row in rows if name in row]
-        for name in ("swap_warm", "prefill", "ttft")
+        name: [row[name][0] for row in rows if name in row] for name in ("swap", "prefill", "ttft")
     }
     samples["tokenise"] = rows[0]["tokenise"]
     paces = [row["tpot"][0] for row in rows if "tpot" in row]

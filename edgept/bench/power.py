@@ -57,7 +57,7 @@ class _Integral:
 
 @contextmanager
 def energy_meter(root: Path = ROOT) -> Iterator[Energy]:
-    """Measure what runs inside the block; the figure stands in the object when the block has ended.
+    """Measure all that runs inside the block; the figure stands in the object when the block has ended.
 
     On a Jetson, tegrastats and else jtop are asked ten times a second; elsewhere RAPL's counters
     where this user may read them (/sys/class/powercap).

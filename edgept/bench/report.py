@@ -159,7 +159,8 @@ class Report:
         residents: swap time against the number of resident prompts.
         ceilings: what memory and arithmetic would allow.
         energy: of the loop.
-        joules_per_request: None where the device does not tell.
+        joules_per_request: without the reference kernel's, by its time; None where the device does not
+            tell.
         answers: whether what came out is right.
         verdict: on the run: that of its end to end.
         notes: what a reader should know and is no fault.

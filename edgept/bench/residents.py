@@ -1,4 +1,4 @@
-"""Swap time against the number of resident prompts: it should be flat."""
+"""Swap time: of copies against the number of resident prompts, and to prompts that were used last."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +14,7 @@ from edgept.runtime.content import LoadedPrompt
 from edgept.runtime.device import read_memory
 from edgept.runtime.model import Model
 
-__all__ = ["Level", "check_memory", "grow", "levels_to", "measure_level"]
+__all__ = ["Level", "check_memory", "grow", "levels_to", "measure_level", "measure_recent"]
 
 _KEEP_FREE = 0.8  # of the memory that is free may be taken
 
@@ -26,7 +26,7 @@ class Level:
     Attributes:
         prompts: resident ones.
         nbytes: memory that they take, in bytes.
-        swap_ms: of requests that each take another prompt, at random.
+        swap_ms: of requests that each take another prompt, at random, and copy it.
     """
 
     prompts: int
@@ -80,7 +80,12 @@ def grow(
 def measure_level(
     model: Model, pool: Sequence[LoadedPrompt], token: int, length: Length, seed: int
 ) -> Level:
-    """Swap among the residents in random order, with the shortest request there is behind each."""
+    """Swap among the residents in random order, with the shortest request there is behind each.
+
+    Every swap is made a copy, whatever cache buffers begin with, so that the levels differ by the
+    number of residents alone: the curve is flat by design.
+    """
+    decoder = model._generator("generate").decoder
     random = np.random.default_rng(seed)
     swaps: list[float] = []
     last, began = -1, time.perf_counter()
@@ -88,6 +93,28 @@ def measure_level(
     while not length.is_enough(len(swaps), time.perf_counter() - began):
         chosen = int(random.integers(len(pool) - 1))
         last = chosen if chosen < last or last < 0 else chosen + 1  # never the same one again
+        decoder.forget_prefixes()
         latency = model.generate([token], prompt=pool[last], max_new_tokens=1).latency
         swaps.append(latency.swap_ms)
     return Level(len(pool), sum(prompt.nbytes for prompt in pool), swaps)
+
+
+def measure_recent(
+    model: Model, pool: Sequence[LoadedPrompt], token: int, length: Length
+) -> list[float]:
+    """Milliseconds of swaps between two prompts in turns, whose keys and values lie in cache buffers.
+
+    Nothing is measured, [], where the bundle's graph does not extend a buffer in place: each of its
+    swaps is a copy.
+    """
+    kv = model.manifest.kv
+    if kv is None or not kv.shared_buffer or pool[0].kv is None:
+        return []
+    swaps: list[float] = []
+    for prompt in pool[:2]:
+        model.generate([token], prompt=prompt, max_new_tokens=1)
+    began = time.perf_counter()
+    while not length.is_enough(len(swaps), time.perf_counter() - began):
+        prompt = pool[len(swaps) % 2]
+        swaps.append(model.generate([token], prompt=prompt, max_new_tokens=1).latency.swap_ms)
+    return swaps

@@ -78,7 +78,7 @@ def _more(report: "Report") -> list[str]:
     medians = [(level, summarise(level.swap_ms).median) for level in report.residents]
     unit, factor = unit_of(medians[0][1])
     swaps = ", ".join(f"{level.prompts}: {format_duration(m, factor)}" for level, m in medians)
-    lines.append(f"median swap by number of resident prompts, {unit}: {swaps}")
+    lines.append(f"median swap (copied) by number of resident prompts, {unit}: {swaps}")
     ceilings, phases = report.ceilings, report.phases
     if "tpot" in phases:
         times = phases["tpot"].summary.median / ceilings.tpot_ms
@@ -92,7 +92,10 @@ def _more(report: "Report") -> list[str]:
         f"measured {ceilings.operations_per_s / 1e9:.0f} G/s of float32 products"
     )
     if report.joules_per_request is not None:
-        lines.append(f"{report.joules_per_request:.3g} J a request ({report.energy.source})")
+        lines.append(
+            f"{report.joules_per_request:.3g} J a request ({report.energy.source}, without the reference "
+            "kernel's share)"
+        )
     return lines
 
 

@@ -1,4 +1,4 @@
-"""Tune prompts with peft on a frozen model. Needs the extras `edgept[export]` and `edgept[tune]`.
+"""Tune prompts with peft on a frozen model. Needs the extra `edgept[export]`.
 
 Code organization (a run passes through these in order):
     settings.py      every setting, its default, and what it may be

@@ -54,7 +54,8 @@ def classify(adapted: Any, batch: Batch, settings: Settings) -> torch.Tensor:
     one: given embeddings, as by peft, it cannot tell pads, and in a padded batch it would pool one.
     Pads on the left would stand between prompt and text and shift the positions, which the device
     does not do. So rows are padded on the right, where a causal model never looks, and the head's
-    output is read where the text ends.
+    output is read where the text ends. Given ids, as under a prefix or with a head alone, it skips the
+    model's pad token at a text's end, and the first one of pads alone is read.
     """
     seen: list[torch.Tensor] = []
     (head,) = trained_heads(adapted)
@@ -68,7 +69,10 @@ def classify(adapted: Any, batch: Batch, settings: Settings) -> torch.Tensor:
         return logits
     mask = batch["attention_mask"]  # (batch, longest)
     prompt = logits.shape[1] - mask.shape[1]
-    last = prompt + mask.sum(dim=1) - 1  # (batch,)
+    if settings.method in ("prefix-tuning", "head"):
+        mask = mask * (batch["input_ids"] != adapted.config.pad_token_id)
+    columns = torch.arange(mask.shape[1], device=mask.device)
+    last = prompt + (mask * columns).amax(dim=1)  # (batch,)
     return logits[torch.arange(len(last), device=last.device), last]
 
 

@@ -1,15 +1,9 @@
 """The run in one picture: training loss, validation loss and the prompt's gradient, as a PNG."""
 
 import io
-from importlib.util import find_spec
 from typing import Any
 
-__all__ = ["can_draw", "draw_curve"]
-
-
-def can_draw() -> bool:
-    """Whether matplotlib is installed."""
-    return find_spec("matplotlib") is not None
+__all__ = ["draw_curve"]
 
 
 def draw_curve(record: dict[str, Any]) -> bytes:

@@ -45,6 +45,11 @@ class Row:
     messages: tuple[dict[str, Any], ...] = ()
     task: str = ""
 
+    @property
+    def label(self) -> str:
+        """The answer as the name of a class: without white space around it."""
+        return (self.answer or "").strip()
+
 
 @dataclass(frozen=True)
 class Data:

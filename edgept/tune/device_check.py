@@ -17,8 +17,6 @@ from edgept.tune.metrics import score
 
 __all__ = ["check_bundle", "measure_on_bundle"]
 
-_BATCH = 32  # rows that the bundle classifies at once
-
 
 def check_bundle(
     bundle: str | os.PathLike[str], fingerprint: str, task: str, virtual_tokens: int
@@ -101,18 +99,14 @@ def _classify(
     model: Model, examples: Sequence[Example], prompts: Sequence[LoadedPrompt]
 ) -> tuple[float, dict[str, float]]:
     """Mean cross-entropy of the rows' classes, in nats; accuracy and macro-F1."""
-    ordered = sorted(examples, key=lambda example: len(example.ids))
+    made = model.classify_batch([(list(row.ids), prompts[row.task]) for row in examples])
     total = 0.0
-    found = []
-    for begin in range(0, len(ordered), _BATCH):
-        rows = ordered[begin : begin + _BATCH]
-        made = model.classify_batch([(list(row.ids), prompts[row.task]) for row in rows])
-        for row, answer in zip(rows, made, strict=True):
-            logits = answer.logits.astype(np.float64)  # (classes,)
-            logits -= logits.max()
-            total += float(np.log(np.exp(logits).sum()) - logits[row.label])
-            found.append(answer.label)
-    return total / len(ordered), score("label", found, [row.answer for row in ordered])
+    for row, answer in zip(examples, made, strict=True):
+        logits = answer.logits.astype(np.float64)  # (classes,)
+        logits -= logits.max()
+        total += float(np.log(np.exp(logits).sum()) - logits[row.label])
+    found = [answer.label for answer in made]
+    return total / len(examples), score("label", found, [row.answer for row in examples])
 
 
 def _generate(

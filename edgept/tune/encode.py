@@ -148,8 +148,7 @@ def _labelled(row: Row, tokenizer: Any, task: int, labels: Sequence[str]) -> Exa
     ids = tuple(tokenizer(row.text).input_ids)
     if not ids:
         raise _TemplateError("has a text without a token")
-    name = (row.answer or "").strip()
-    return Example(ids, len(ids), name, task, labels.index(name))
+    return Example(ids, len(ids), row.label, task, labels.index(row.label))
 
 
 def _render(

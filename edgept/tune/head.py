@@ -36,9 +36,10 @@ def put_head(backbone: Backbone, num_labels: int) -> None:
     model._init_weights(head)  # normal, as wide as the family's config says; zeros for the bias
     setattr(model, name, head.to(backbone.device))
     model.config.num_labels = model.num_labels = num_labels
-    # Decoders refuse batches without one, to pool by. What they pool is not used: see classify.py.
+    # Decoders refuse batches without one. What they pool is not used, see classify.py, where this one,
+    # which is no token's, means none.
     if model.config.pad_token_id is None:
-        model.config.pad_token_id = 0
+        model.config.pad_token_id = -1
 
 
 @contextmanager

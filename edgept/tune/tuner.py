@@ -10,13 +10,13 @@ from typing import Any
 import torch
 
 from edgept import __version__, atomic
-from edgept.errors import EdgeptError, UsageError
+from edgept.errors import EdgeptError, InvalidFileError, UsageError
 from edgept.prompt import Prompt
-from edgept.prompt_file import write_prompt
+from edgept.prompt_file import format_prompt, write_prompt
 from edgept.tune.backbone import Backbone, load_backbone, silent
 from edgept.tune.checkpoint import State, load_checkpoint, restore, save_checkpoint
 from edgept.tune.classify import check_method
-from edgept.tune.curve import can_draw, draw_curve
+from edgept.tune.curve import draw_curve
 from edgept.tune.device_check import check_bundle, measure_on_bundle
 from edgept.tune.evaluate import validate
 from edgept.tune.head import keep_head
@@ -30,10 +30,6 @@ from edgept.tune.record import identify, make_record
 from edgept.tune.settings import Settings
 
 __all__ = ["Tuned", "tune"]
-
-_NO_CURVE = (
-    "no curve is drawn: matplotlib is not installed. Install it: pip install 'edgept[tune]'."
-)
 
 
 @dataclass(frozen=True)
@@ -100,6 +96,9 @@ def tune(
     places.check(targets, resume=resume, force=force)
     # cuBLAS reads it once, when the GPU is first used: equal sums in equal runs
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    # what is wrong with labels is said at once where the task is known, not when the model is loaded
+    classifies = settings.task == "text-classification"
+    labels = label_names(training, held_out) if classifies else ()
     if isinstance(model, str):
         report(Update(0, 0, "loading the model"))
         model = load_backbone(
@@ -119,8 +118,7 @@ def tune(
             f"{settings.precision} on {settings.device}. Tasks that share a model share both."
         )
     check_method(model, settings)
-    labels: tuple[str, ...] = ()
-    if model.task == "text-classification":
+    if model.task == "text-classification" and not labels:
         labels = label_names(training, held_out)
     where = None
     if bundle is not None:
@@ -135,20 +133,7 @@ def tune(
         torch.use_deterministic_algorithms(True, warn_only=True)
         with torch.random.fork_rng(devices=gpus), silent(), keep_head(model):
             state, plain = _run(job, places, run, tasks, resume, checkpoint_seconds, report)
-            name = settings.name or places.name
-            prompts = [
-                Prompt(
-                    tensors=tensors,
-                    name=name if len(tasks) == 1 else f"{name}-{task}",
-                    method=PEFT_NAMES[settings.method],
-                    fingerprint=model.fingerprint,
-                    task=model.task,
-                    labels=labels,
-                    base_model=model.source.name,
-                    created_by=f"edgept {__version__}",
-                )
-                for task, tensors in zip(tasks, state.best, strict=True)
-            ]
+            prompts = _prompts(job, places, tasks, state.best)
             record = make_record(job, state, prompts, run, plain)
             if labels and held_out is not None:
                 record["majority"] = majority(training, held_out)
@@ -172,15 +157,46 @@ def tune(
         torch.use_deterministic_algorithms(was_deterministic)
     for prompt, target in zip(prompts, targets, strict=True):
         write_prompt(prompt, target, overwrite=True)
-    if can_draw():
-        atomic.write_bytes(places.curve, draw_curve(record), overwrite=True)
-    else:
-        record["warnings"].append(_NO_CURVE)
-        report(Update(state.step, job.steps, _NO_CURVE, is_warning=True))
+    atomic.write_bytes(places.curve, draw_curve(record), overwrite=True)
     text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
     atomic.write_bytes(places.record, text.encode(), overwrite=True)
     places.checkpoint.unlink(missing_ok=True)
     return Tuned(targets, record)
+
+
+def _prompts(
+    job: Job, places: Places, tasks: Sequence[str], trained: Sequence[dict[str, Any]]
+) -> list[Prompt]:
+    """The prompts that tensors make, one for every task."""
+    settings, backbone = job.settings, job.backbone
+    name = settings.name or places.name
+    return [
+        Prompt(
+            tensors=tensors,
+            name=name if len(tasks) == 1 else f"{name}-{task}",
+            method=PEFT_NAMES[settings.method],
+            fingerprint=backbone.fingerprint,
+            task=backbone.task,
+            labels=job.labels,
+            base_model=backbone.source.name,
+            created_by=f"edgept {__version__}",
+        )
+        for task, tensors in zip(tasks, trained, strict=True)
+    ]
+
+
+def _check_storable(prompts: Sequence[Prompt]) -> None:
+    """Refuse before the training what no prompt file could hold after it."""
+    for prompt in prompts:
+        try:
+            format_prompt(prompt)
+        except InvalidFileError as error:
+            raise InvalidFileError(
+                error.reason,
+                f"no prompt file can hold the prompt {prompt.name[:80]!r}, of {prompt.num_virtual_tokens} "
+                f"virtual tokens and {len(prompt.labels)} labels: {error} Lower --virtual-tokens, or change "
+                "what is named.",
+            ) from error
 
 
 def _run(
@@ -198,6 +214,7 @@ def _run(
     if resume and places.checkpoint.exists():
         content = load_checkpoint(places.checkpoint, run)
     adapted = adapt(job.backbone, settings, job.examples, len(tasks), len(job.labels))
+    _check_storable(_prompts(job, places, tasks, export_tensors(adapted, settings)))
     optimizer, schedule = make_optimizer(adapted, job)
     state = State() if content is None else restore(content, adapted, optimizer, schedule)
     plain = None
