@@ -1,1 +1,14 @@
-"""Measurements, one script a claim."""
+"""Measurements, one script a claim; `python -m benchmarks` runs them and writes RESULTS.md.
+
+Code organization:
+    decode, prefill, swap, batch, cold_start, memory, ceilings   a claim each
+    first_table      the README's table
+    claim            what a script finds: tables, goals; and the options that all have
+    peers            each side of a comparison in a process of its own
+    disturbance      how much of the machine other programs took meanwhile
+    runtimes/        edgept and its peers behind the same few calls
+    files            where models, bundles and prompts lie, and who makes them
+    ├── models       random weights of real shapes, peft's prompts
+    └── gguf_files   the same for llama.cpp
+    methods/         what prompt learning is worth beside other methods (METHODS.md)
+"""
