@@ -15,7 +15,7 @@ import numpy.typing as npt
 from edgept.bundle import Manifest
 from edgept.errors import EdgeptError, UsageError
 from edgept.latency import Latency
-from edgept.runtime.content import Head, Input, LoadedPrompt
+from edgept.runtime.content import Head, Input, LoadedPrompt, check_length
 from edgept.runtime.graph import Graph
 
 __all__ = ["Classification", "Classifier"]
@@ -91,7 +91,7 @@ class Classifier:
         tokenize_ms = (time.perf_counter() - started) * 1e3
         groups: dict[tuple[int, ...], list[int]] = {}
         for index, request in enumerate(requests):
-            self._check_length(request)
+            check_length(request, self._max_length)
             # one prompt may be a prefix here and stand inside the text there
             key = (id(request.prefix), *map(id, request.prompts))
             groups.setdefault(key, []).append(index)
@@ -233,14 +233,6 @@ class Classifier:
             feeds["token_type_ids"] = np.zeros_like(ids)
         feeds["attention_mask"] = np.pad(mask, ((0, 0), (prefix, 0)), constant_values=1)
         return {name: self._graph.value(array) for name, array in feeds.items()}
-
-    def _check_length(self, request: Input) -> None:
-        if request.length > self._max_length:
-            raise UsageError(
-                f"the request takes {request.length} positions ({request.virtual_tokens} of them "
-                f"virtual tokens), the longest sequence here is {self._max_length}. Shorten the text, or "
-                "load the bundle with a larger max_length if its model allows one."
-            )
 
 
 def _head_bearer(prompts: Sequence[LoadedPrompt]) -> LoadedPrompt | None:

@@ -11,7 +11,15 @@ from edgept.errors import UsageError
 from edgept.prompt import Prompt
 from edgept.runtime.text import Tokenizer
 
-__all__ = ["Content", "Head", "Input", "LoadedPrompt", "compose", "encode_parts"]
+__all__ = [
+    "Content",
+    "Head",
+    "Input",
+    "LoadedPrompt",
+    "check_length",
+    "compose",
+    "encode_parts",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,6 +113,20 @@ class Input:
     def text_tokens(self) -> int:
         """Positions that are not a prompt's."""
         return self.length - self.virtual_tokens
+
+
+def check_length(request: Input, max_length: int) -> None:
+    """Refuse a request that takes more positions than the longest sequence has.
+
+    Raises:
+        UsageError: it does not fit.
+    """
+    if request.length > max_length:
+        raise UsageError(
+            f"the request takes {request.length} positions ({request.virtual_tokens} of them "
+            f"virtual tokens), the longest sequence here is {max_length}. Shorten the text, or "
+            "load the bundle with a larger max_length if its model allows one."
+        )
 
 
 def compose(

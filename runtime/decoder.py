@@ -7,9 +7,8 @@ import numpy as np
 import numpy.typing as npt
 
 from edgept.bundle import Manifest
-from edgept.errors import UsageError
 from edgept.runtime.cache import Cache, GrowingCache, SharedCache
-from edgept.runtime.content import Input
+from edgept.runtime.content import Input, check_length
 from edgept.runtime.graph import Graph
 from edgept.runtime.kv_pool import BoundStep, KVPool
 
@@ -42,12 +41,7 @@ class Decoder:
         Raises:
             UsageError: the request does not fit the model's longest sequence.
         """
-        if request.length > self.max_length:
-            raise UsageError(
-                f"the request takes {request.length} positions ({request.virtual_tokens} of them "
-                f"virtual tokens), the longest sequence here is {self.max_length}. Shorten the text, or "
-                "load the bundle with a larger max_length if its model allows one."
-            )
+        check_length(request, self.max_length)
         prefix = request.prefix
         past = None if prefix is None else prefix.kv
         if self._kv.shared_buffer:
