@@ -15,16 +15,19 @@ from edgept.errors import InvalidFileError, UntrustedError, UsageError
 
 __all__ = [
     "MANIFEST_NAME",
+    "WEIGHTS_NAME",
     "BundleFile",
     "KVGeometry",
     "Manifest",
     "check_files",
+    "check_weights",
     "find_bundle",
     "hash_file",
     "read_manifest",
 ]
 
 MANIFEST_NAME = "edgept.json"
+WEIGHTS_NAME = "model.onnx.data"
 FORMAT_VERSION = 1
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
@@ -270,8 +273,13 @@ def _is_list(value: object, of: type) -> bool:
     return isinstance(value, list) and all(type(item) is of for item in value)
 
 
-def check_files(bundle: Path, manifest: Manifest) -> None:
+def check_files(bundle: Path, manifest: Manifest, *, weights: bool = True) -> None:
     """Compare every file of a bundle with its manifest: kind, size and SHA-256.
+
+    Args:
+        bundle: its folder.
+        manifest: of the bundle.
+        weights: False leaves the contents of the weights' file to `check_weights`.
 
     Raises:
         UntrustedError: a file is missing, is a link, is not the one that was exported, or would be
@@ -295,11 +303,32 @@ def check_files(bundle: Path, manifest: Manifest) -> None:
             raise UntrustedError(
                 f"{path} is not a regular file; a bundle holds no links. Copy its target there."
             )
-        if status.st_size != entry.size or hash_file(path) != entry.sha256:
-            raise UntrustedError(
-                f"{path} ({status.st_size} bytes) is not the file that was exported ({entry.size} "
-                f"bytes, SHA-256 {entry.sha256[:12]}…). Copy the bundle again, or export again."
-            )
+        if status.st_size != entry.size:
+            raise _not_as_exported(path, entry)
+        if weights or name != WEIGHTS_NAME:
+            _check_contents(path, entry)
+
+
+def check_weights(bundle: Path, manifest: Manifest) -> None:
+    """Compare the SHA-256 of the file that holds a bundle's weights, the largest, with its manifest.
+
+    Raises:
+        UntrustedError: it is not the one that was exported.
+    """
+    if WEIGHTS_NAME in manifest.files:
+        _check_contents(bundle / WEIGHTS_NAME, manifest.files[WEIGHTS_NAME])
+
+
+def _check_contents(path: Path, entry: BundleFile) -> None:
+    if hash_file(path) != entry.sha256:
+        raise _not_as_exported(path, entry)
+
+
+def _not_as_exported(path: Path, entry: BundleFile) -> UntrustedError:
+    return UntrustedError(
+        f"{path} ({path.stat().st_size} bytes) is not the file that was exported ({entry.size} "
+        f"bytes, SHA-256 {entry.sha256[:12]}…). Copy the bundle again, or export again."
+    )
 
 
 def hash_file(path: Path) -> str:

@@ -16,7 +16,7 @@ from transformers import AutoTokenizer
 
 from edgept import __version__
 from edgept.atomic import atomic_folder
-from edgept.bundle import MANIFEST_NAME, BundleFile, KVGeometry, Manifest, hash_file
+from edgept.bundle import MANIFEST_NAME, WEIGHTS_NAME, BundleFile, KVGeometry, Manifest, hash_file
 from edgept.errors import ExportError, UsageError
 from edgept.export import llm_builder
 from edgept.export.chatter import logged
@@ -306,7 +306,7 @@ def _describe(
 
 def _save(graph: ir.Model, folder: Path, manifest: Manifest) -> None:
     graph.metadata_props.update(manifest.to_metadata())
-    ir.save(graph, folder / "model.onnx", external_data="model.onnx.data")
+    ir.save(graph, folder / "model.onnx", external_data=WEIGHTS_NAME)
 
 
 def _list_files(folder: Path) -> dict[str, BundleFile]:

@@ -14,6 +14,10 @@ from edgept.runtime.kv_pool import BoundStep, KVPool
 
 __all__ = ["Decoder"]
 
+# Fewest tokens of a long request that run at once: fewer cost time in the matrix products, twice as
+# many in attention (benchmarks/NOTES.md).
+_CHUNK = 128
+
 
 class Decoder:
     """Runs a decoder-only graph on caches that the caller holds; no state of its own.
@@ -81,11 +85,21 @@ class Decoder:
     ) -> npt.NDArray[np.float32]:
         """Run all of a request's ids.
 
+        A long request runs in chunks where the cache is extended in place: attention then looks at
+        few keys that lie ahead, and activations stay small.
+
         Returns:
             Logits (1, 1, vocabulary) of the last position, or (1, ids, vocabulary) of all.
         """
         ids = request.ids[None]  # (1, ids)
-        return self._run(cache, ids, request.table, ids.shape[1] if all_positions else 1)
+        chunks = 1
+        if isinstance(cache, SharedCache) and self._graph.on_host:
+            chunks = max(1, ids.shape[1] // _CHUNK)
+        logits = [
+            self._run(cache, part, request.table, part.shape[1] if all_positions else 1)
+            for part in np.array_split(ids, chunks, axis=1)
+        ]
+        return np.concatenate(logits, axis=1) if all_positions else logits[-1]
 
     def step(
         self, cache: Cache, tokens: Sequence[int], running: npt.NDArray[np.bool_] | None = None

@@ -2,19 +2,20 @@
 
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NoReturn, Unpack
+from typing import TYPE_CHECKING, Any, NoReturn, Unpack
 
 import numpy as np
 import numpy.typing as npt
 
-from edgept.bundle import Manifest, check_files, find_bundle, read_manifest
+from edgept.bundle import Manifest, check_files, check_weights, find_bundle, read_manifest
 from edgept.errors import IncompatibleError, InvalidFileError, UsageError
 from edgept.prompt import Prompt, check_fits
 from edgept.prompt_source import load_prompt_source
-from edgept.runtime.chat import ChatTemplate
 from edgept.runtime.classifier import Classification, Classifier
 from edgept.runtime.content import Content, Input, LoadedPrompt, compose, encode_parts
 from edgept.runtime.generation import Generation, GenerationStream
@@ -25,6 +26,9 @@ from edgept.runtime.options import GenerateOptions, read_options
 from edgept.runtime.perplexity import PERPLEXITY_WINDOW, perplexity
 from edgept.runtime.residency import make_head, rows_and_keys
 from edgept.runtime.text import Tokenizer
+
+if TYPE_CHECKING:
+    from edgept.runtime.chat import ChatTemplate
 
 __all__ = ["Model", "load"]
 
@@ -103,16 +107,19 @@ class Model:
                 "manifest-malformed", f"{bundle} lists no model.onnx. Export the model again."
             )
         if check_hashes:
-            check_files(bundle, manifest)
-        check_graph(bundle / "model.onnx", manifest.files.keys())
-        self.tokenizer = Tokenizer.from_bundle(bundle)
+            check_files(bundle, manifest, weights=False)
         self.max_length = manifest.max_positions if max_length is None else max_length
         if not 1 <= self.max_length <= manifest.max_positions:
             raise UsageError(
                 f"max_length is {max_length}; {manifest.source} was made for sequences of 1 to "
                 f"{manifest.max_positions} tokens."
             )
-        self._graph = Graph(bundle / "model.onnx", manifest, threads=threads, providers=providers)
+        with _checking_weights(bundle, manifest) if check_hashes else nullcontext():
+            check_graph(bundle / "model.onnx", manifest.files.keys())
+            self.tokenizer = Tokenizer.from_bundle(bundle)
+            self._graph = Graph(
+                bundle / "model.onnx", manifest, threads=threads, providers=providers
+            )
         self._runner: Generator | Classifier
         if manifest.task == "text-classification":
             self._runner = Classifier(self._graph, manifest, self.max_length)
@@ -151,6 +158,7 @@ class Model:
             IncompatibleError: the prompt was made for another model.
         """
         started = time.perf_counter()
+        owned = not isinstance(source, Prompt)
         if isinstance(source, Prompt):
             prompt = source
         else:
@@ -161,8 +169,8 @@ class Model:
                 f"prompt {prompt.name!r} has {prompt.num_virtual_tokens} virtual tokens and the longest "
                 f"sequence here is {self.max_length}: no room is left for a text."
             )
-        rows, kv = rows_and_keys(prompt, self.manifest, self._runner.keys_and_values)
-        head = make_head(prompt, self.manifest)
+        rows, kv = rows_and_keys(prompt, self.manifest, self._runner.keys_and_values, owned=owned)
+        head = make_head(prompt, self.manifest, owned=owned)
         return LoadedPrompt(prompt, rows, kv, (time.perf_counter() - started) * 1e3, self, head)
 
     def generate(
@@ -310,7 +318,9 @@ class Model:
         return encode_parts(rendered, self.tokenizer)
 
     @cached_property
-    def _chat_template(self) -> ChatTemplate:
+    def _chat_template(self) -> "ChatTemplate":
+        from edgept.runtime.chat import ChatTemplate  # Jinja: not every program chats
+
         return ChatTemplate.from_bundle(self.bundle)
 
     def _compose(self, content: Content, prompt: LoadedPrompt | None) -> Input:
@@ -334,6 +344,21 @@ class Model:
             f"model.{call} on a bundle for {task}. Call {_CALLS[task]}, or export the model for "
             "another task (edgept export --task)."
         )
+
+
+@contextmanager
+def _checking_weights(bundle: Path, manifest: Manifest) -> Iterator[None]:
+    """Compare the weights' hash, which takes longest, while the graph is loaded.
+
+    Nothing parses weights, and nothing runs before the hash is known. What a wrong file made fail
+    meanwhile is not the news: its hash is.
+    """
+    with ThreadPoolExecutor(1, "edgept-check") as pool:
+        check = pool.submit(check_weights, bundle, manifest)
+        try:
+            yield
+        finally:
+            check.result()
 
 
 def _check_task(manifest: Manifest, bundle: Path) -> None:

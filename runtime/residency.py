@@ -17,6 +17,8 @@ def rows_and_keys(
     prompt: Prompt,
     manifest: Manifest,
     keys_and_values: Callable[[npt.NDArray[Any]], npt.NDArray[Any] | None],
+    *,
+    owned: bool,
 ) -> tuple[npt.NDArray[Any] | None, npt.NDArray[Any] | None]:
     """A prompt's rows and its keys and values, as in `LoadedPrompt`.
 
@@ -24,21 +26,22 @@ def rows_and_keys(
         prompt: that fits the bundle.
         manifest: of the bundle.
         keys_and_values: computes them from rows; not called where they depend on the text's length.
+        owned: nobody else can write to the prompt's tensors, so they need not be copied.
     """
     rows, kv = None, None
     if "prompt_embeds" in prompt.tensors:
-        rows = _frozen(prompt.tensors["prompt_embeds"], manifest.float_type)
+        rows = _frozen(prompt.tensors["prompt_embeds"], manifest.float_type, owned)
         if manifest.kv is not None and not manifest.kv.depends_on_length:
             kv = keys_and_values(rows)
     elif "prompt_kv" in prompt.tensors:
         stored = prompt.tensors["prompt_kv"]  # (layers, 2, kv_heads, virtual tokens, head_dim)
-        kv = _frozen(stored.reshape(-1, *stored.shape[2:]), manifest.float_type)
+        kv = _frozen(stored.reshape(-1, *stored.shape[2:]), manifest.float_type, owned)
     if kv is not None:
         kv.flags.writeable = False
     return rows, kv
 
 
-def make_head(prompt: Prompt, manifest: Manifest) -> Head | None:
+def make_head(prompt: Prompt, manifest: Manifest, *, owned: bool) -> Head | None:
     """A prompt's head as the graph takes it; None where the prompt has none."""
     weight, bias = prompt.tensors.get("head.weight"), prompt.tensors.get("head.bias")
     if weight is None:
@@ -46,11 +49,13 @@ def make_head(prompt: Prompt, manifest: Manifest) -> Head | None:
     if bias is None:
         bias = np.zeros(len(weight), np.float32)
     float_type = manifest.float_type
-    return Head(_frozen(weight, float_type), _frozen(bias, float_type), prompt.class_names)
+    return Head(
+        _frozen(weight, float_type, owned), _frozen(bias, float_type, owned), prompt.class_names
+    )
 
 
-def _frozen(array: npt.NDArray[np.float32], float_type: str) -> npt.NDArray[Any]:
-    """A copy that nobody can write to: threads share it."""
-    copy = np.array(array, float_type, order="C")
-    copy.flags.writeable = False
-    return copy
+def _frozen(array: npt.NDArray[np.float32], float_type: str, owned: bool) -> npt.NDArray[Any]:
+    """An array that nobody can write to: threads share it."""
+    frozen = np.require(array if owned else array.copy(), float_type, ["C", "ALIGNED"])
+    frozen.flags.writeable = False
+    return frozen

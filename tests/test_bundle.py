@@ -332,6 +332,16 @@ def test_model_with_a_changed_byte_does_not_load(name: str, real_copy: Path) -> 
     assert name in str(caught.value)
 
 
+def test_changed_weights_are_the_error_whatever_fails_meanwhile(real_copy: Path) -> None:
+    """The weights are hashed while the graph is loaded."""
+    path = real_copy / "model.onnx.data"
+    path.write_bytes(bytes(path.stat().st_size))
+    with pytest.raises(edgept.EdgeptError, match="expected 1 to"):
+        edgept.load(real_copy, threads=0, check_hashes=False)
+    with pytest.raises(UntrustedError, match="not the file that was exported"):
+        edgept.load(real_copy, threads=0)
+
+
 def test_weights_behind_a_link_do_not_load(real_copy: Path, tmp_path: Path) -> None:
     weights = real_copy / "model.onnx.data"
     shutil.move(weights, tmp_path / "weights")

@@ -89,6 +89,43 @@ def test_a_to_b_to_a_is_bit_identical(
         model.generate(TEXT, prompt=second, max_new_tokens=5)
 
 
+def test_a_long_request_in_chunks_is_one_request(
+    bundle_of: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = edgept.load(bundle_of("llama"), threads=1)
+    prompt, inner = (
+        model.load_prompt(prompt_of(model, 1)),
+        model.load_prompt(prompt_of(model, 2, 9)),
+    )
+    vocabulary = model.manifest.vocab_size
+    ids = np.random.default_rng(0).integers(vocabulary, size=61).tolist()
+    request = [ids[:20], inner, ids[20:]]
+    sizes: list[int] = []
+    monkeypatch.setattr(model._graph, "run", spy(model._graph.run, sizes))
+    found = []
+    for chunk in (1000, 16, 7):
+        monkeypatch.setattr("edgept.runtime.decoder._CHUNK", chunk)
+        sizes.clear()
+        logits = model.logits(request, prompt=prompt)
+        assert sum(sizes) == len(logits) == 70
+        assert sizes == [70] or all(chunk <= size < 2 * chunk for size in sizes)
+        assert (len(sizes) == 1) == (chunk == 1000)
+        found.append((logits, model.generate(request, prompt=prompt, max_new_tokens=9).token_ids))
+    for logits, tokens in found[1:]:
+        np.testing.assert_allclose(logits, found[0][0], rtol=0, atol=1e-5)
+        assert tokens == found[0][1]
+
+
+def spy(run: Callable[..., None], sizes: list[int]) -> Callable[..., None]:
+    """A graph's `run` that writes down how many tokens each row has."""
+
+    def counted(feeds: Any, fetches: Any) -> None:
+        sizes.append(feeds["input_ids"].shape()[1])
+        run(feeds, fetches)
+
+    return counted
+
+
 def test_loading_a_prompt_again_gives_the_same(
     model: edgept.Model, prompts: list[edgept.LoadedPrompt]
 ) -> None:
