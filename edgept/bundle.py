@@ -97,6 +97,7 @@ class Manifest:
         bos_token_id: beginning-of-sequence id, None where the model has none.
         eos_token_ids: ids that end a generation.
         precision: of the weights: fp32, fp16, int8 or int4.
+        block_size: weights that share a scale; None where they are floats, or nobody wrote it down.
         float_type: numpy name of the graph's float inputs and outputs, "float32" or "float16".
         target: cpu, cuda or jetson.
         providers: onnxruntime execution providers that the graph was made for, best first.
@@ -129,6 +130,7 @@ class Manifest:
     head_size: int | None = None
     labels: list[str] = field(default_factory=list)
     pad_token_id: int | None = None
+    block_size: int | None = None
     files: dict[str, BundleFile] = field(default_factory=dict)
     parity: dict[str, Any] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
@@ -242,7 +244,8 @@ def _check_fields(manifest: Manifest, path: Path) -> None:
         and _is_list(manifest.providers, str)
         and _is_list(manifest.eos_token_ids, int)
         and _is_list(manifest.labels, str)
-        and {type(manifest.bos_token_id), type(manifest.pad_token_id)} <= {int, type(None)}
+        and {type(manifest.bos_token_id), type(manifest.pad_token_id), type(manifest.block_size)}
+        <= {int, type(None)}
         and isinstance(manifest.opset, dict)
         and _is_list(list(manifest.opset.values()), int)
         and isinstance(manifest.parity, dict)

@@ -37,15 +37,11 @@ from edgept.export.quantize import quantize_weights
 from edgept.export.source import ModelSource, find_model, load_frozen
 from edgept.export.tally import Parity
 from edgept.export.torch_exporter import export_decoder, probe_kv
+from edgept.export.weights import PRECISIONS, WeightFormat
 from edgept.runtime.model import load
 
 __all__ = ["Export", "export_model"]
 
-_PRECISIONS = {
-    "cpu": ("int4", "int8", "fp32"),
-    "cuda": ("fp16", "int4", "int8", "fp32"),
-    "jetson": ("fp16", "int4", "int8", "fp32"),
-}
 _PROVIDERS = {
     "cpu": ["CPUExecutionProvider"],
     "cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"],
@@ -86,6 +82,7 @@ def export_model(
     precision: str | None = None,
     task: str | None = None,
     target: str = "cpu",
+    block_size: int = 32,
     max_virtual_tokens: int | None = None,
     verify: bool = True,
     verify_text: str | None = None,
@@ -100,10 +97,12 @@ def export_model(
     Args:
         model: local transformers folder or hub id.
         output: folder of the bundle; it appears when all is done.
-        precision: of the weights: fp32, fp16, int8 or int4 (blocks of 32, weights only); None takes
-            int4 for the CPU, fp32 for an encoder there, and fp16 elsewhere.
+        precision: of the weights: fp32, fp16, int8 or int4 (weights only); None takes int4 for the
+            CPU, fp32 for an encoder there, and fp16 elsewhere.
         task: transformers' name; None finds it from the config.
         target: cpu, cuda or jetson: execution provider and float type.
+        block_size: weights that share a scale in int8 and int4: 16, 32, 64, 128 or 256. Larger ones
+            are smaller in memory and quicker, and keep less of the model.
         max_virtual_tokens: longest prompt that the bundle takes; None is 1024 or what the model's
             longest sequence leaves.
         verify: compare with PyTorch; above the tolerance in fp32 or fp16 nothing is left behind.
@@ -115,12 +114,12 @@ def export_model(
         UsageError: an argument is out of range, or the output exists.
         ExportError: the model cannot be exported, or is not the same afterwards.
     """
-    if target not in _PRECISIONS:
-        raise UsageError(f"unknown target {target!r}; expected one of {', '.join(_PRECISIONS)}.")
-    if precision is not None and precision not in _PRECISIONS[target]:
+    if target not in PRECISIONS:
+        raise UsageError(f"unknown target {target!r}; expected one of {', '.join(PRECISIONS)}.")
+    if precision is not None and precision not in PRECISIONS[target]:
         raise UsageError(
             f"precision {precision!r} is not exported for the target {target}; expected one of "
-            f"{', '.join(_PRECISIONS[target])}."
+            f"{', '.join(PRECISIONS[target])}."
         )
     with atomic_folder(output, marker=MANIFEST_NAME, overwrite=force) as folder, logged() as log:
         progress("reading the model")
@@ -133,13 +132,15 @@ def export_model(
         if precision is None:
             # encoders are small, and run once a text: their weights are not what takes the time
             on_cpu = source.is_encoder and target == "cpu"
-            precision = "fp32" if on_cpu else _PRECISIONS[target][0]
-        reference, graph, kv = _build(source, folder, log, precision, target, progress)
+            precision = "fp32" if on_cpu else PRECISIONS[target][0]
+        weights = WeightFormat(precision, target, block_size)
+        weights.check_width(source.config.get_text_config().hidden_size)
+        reference, graph, kv = _build(source, folder, log, weights, progress)
         if generates:
             add_logits_to_keep(graph.graph)
         progress("writing the bundle")
         _save_tokenizer(source, folder)
-        manifest = _describe(source, reference, graph, kv, precision, target, max_virtual_tokens)
+        manifest = _describe(source, reference, graph, kv, weights, max_virtual_tokens)
         _save(graph, folder, manifest)
         if generates and not (folder / "genai_config.json").is_file():
             write_genai_config(folder, manifest, source.config.num_attention_heads)
@@ -161,19 +162,16 @@ def _build(
     source: ModelSource,
     folder: Path,
     log: Path,
-    precision: str,
-    target: str,
+    weights: WeightFormat,
     progress: Callable[[str], object],
 ) -> tuple[Any, ir.Model, KVGeometry | None]:
     """The frozen PyTorch model, the graph with its prompt input, and the cache's geometry."""
     classifies = source.task == "text-classification"
     if not classifies and llm_builder.knows(source):
         with tempfile.TemporaryDirectory(prefix="edgept-work-") as work:
-            progress(f"building the {precision} graph with onnxruntime-genai's builder")
+            progress(f"building the {weights.precision} graph with onnxruntime-genai's builder")
             built = Path(work) / "built"
-            process = llm_builder.build(
-                source, built, precision=precision, target=target, cache=Path(work) / "c", log=log
-            )
+            process = llm_builder.build(source, built, weights, cache=Path(work) / "c", log=log)
             try:
                 reference = load_frozen(source)  # while the builder works
                 graph = ir.load(llm_builder.finish(process, built, log))
@@ -192,8 +190,7 @@ def _build(
         reference = load_frozen(source)
     kv = None if source.is_encoder else probe_kv(reference, shared_buffer=False)
     progress("exporting the graph with torch.onnx")
-    half = target != "cpu" and precision != "fp32"
-    model = copy.deepcopy(reference).half() if half else reference
+    model = copy.deepcopy(reference).half() if weights.half else reference
     if kv is None:
         extra_inputs = ENCODERS[source.config.model_type].extra_inputs
         graph = export_encoder_classifier(model, extra_inputs)
@@ -201,12 +198,10 @@ def _build(
         graph = export_decoder_classifier(model, kv)
     else:
         graph = export_decoder(model, kv)
-    if precision in ("int8", "int4"):
-        progress(f"quantising the weights to {precision}")
-        graph = quantize_weights(
-            graph, bits=int(precision[3:]), accuracy_level=4 if target == "cpu" else 0
-        )
-    float_type = ir.DataType.FLOAT16 if half else ir.DataType.FLOAT
+    if weights.bits is not None:
+        progress(f"quantising the weights to {weights.precision}")
+        graph = quantize_weights(graph, weights)
+    float_type = ir.DataType.FLOAT16 if weights.half else ir.DataType.FLOAT
     declare_prompt_input(graph.graph, reference.get_input_embeddings().embedding_dim, float_type)
     if classifies:
         declare_head_inputs(graph.graph, *_default_head(reference, float_type))
@@ -260,8 +255,7 @@ def _describe(
     reference: Any,
     graph: ir.Model,
     kv: KVGeometry | None,
-    precision: str,
-    target: str,
+    weights: WeightFormat,
     max_virtual_tokens: int | None,
 ) -> Manifest:
     config = source.config.get_text_config()
@@ -289,10 +283,11 @@ def _describe(
         kv=kv,
         bos_token_id=bos if isinstance(bos, int) else None,
         eos_token_ids=source.eos_token_ids,
-        precision=precision,
+        precision=weights.precision,
+        block_size=None if weights.bits is None else weights.block_size,
         float_type="float16" if rows.dtype == ir.DataType.FLOAT16 else "float32",
-        target=target,
-        providers=_PROVIDERS[target],
+        target=weights.target,
+        providers=_PROVIDERS[weights.target],
         opset=dict(graph.opset_imports),
         min_onnxruntime=_MIN_ONNXRUNTIME,
         fingerprint=fingerprint(reference),

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from edgept.errors import ExportError
 from edgept.export.source import ModelSource
+from edgept.export.weights import WeightFormat
 
 __all__ = ["BuilderError", "build", "finish", "knows"]
 
@@ -61,22 +62,21 @@ def knows(source: ModelSource) -> bool:
 
 
 def build(
-    source: ModelSource, folder: Path, *, precision: str, target: str, cache: Path, log: Path
+    source: ModelSource, folder: Path, weights: WeightFormat, *, cache: Path, log: Path
 ) -> subprocess.Popen[bytes]:
     """Start the builder; it writes model.onnx, genai_config.json and the tokenizer into a folder.
 
     Args:
         source: a model that the builder knows.
         folder: where the files go.
-        precision: fp32, fp16, int8 or int4.
-        target: cpu, cuda or jetson.
+        weights: how they are to be stored.
         cache: folder for the builder's temporary files.
         log: file that receives all that it says.
     """
     # Windowed caches would be rings of their own size; here every layer's cache is alike.
     options = ["--extra_options", "windowed_kv_cache=false"]
-    if precision in ("int4", "int8"):
-        options += [f"accuracy_level={4 if target == 'cpu' else 0}", "block_size=32"]
+    if weights.bits is not None:
+        options += [f"accuracy_level={weights.accuracy_level}", f"block_size={weights.block_size}"]
     command = [
         sys.executable,
         "-P",
@@ -85,7 +85,8 @@ def build(
         "-i",
         str(source.folder),
     ]
-    command += ["-o", str(folder), "-p", precision, "-e", _PROVIDERS[target], "-c", str(cache)]
+    command += ["-o", str(folder), "-p", weights.precision, "-e", _PROVIDERS[weights.target]]
+    command += ["-c", str(cache)]
     with log.open("ab") as output:
         return subprocess.Popen(  # noqa: S603 - our own interpreter, no shell
             [*command, *options],

@@ -1,8 +1,8 @@
 """Weight-only block quantisation of graphs from torch.onnx, by onnxruntime's own quantizer.
 
-Every product with a constant matrix becomes MatMulNBits: blocks of 32 along the input dimension,
-symmetric, with activations quantised to int8 inside the kernel (accuracy level 4) on the CPU.
-Embedding tables keep their precision.
+Every product with a constant matrix becomes MatMulNBits: blocks along the input dimension, symmetric,
+with activations quantised to int8 inside the kernel (accuracy level 4) on the CPU. Embedding tables
+keep their precision.
 """
 
 import logging
@@ -10,18 +10,17 @@ import logging
 import numpy as np
 import onnx_ir as ir
 
+from edgept.export.weights import WeightFormat
+
 __all__ = ["quantize_weights"]
 
-_BLOCK_SIZE = 32
 
-
-def quantize_weights(model: ir.Model, *, bits: int, accuracy_level: int) -> ir.Model:
+def quantize_weights(model: ir.Model, weights: WeightFormat) -> ir.Model:
     """Quantise the constant matrices of a graph.
 
     Args:
         model: a graph with float weights in memory.
-        bits: 4 or 8.
-        accuracy_level: of MatMulNBits: 4 computes in int8, 0 leaves the choice to the kernel.
+        weights: of integers.
 
     Returns:
         The quantised model.
@@ -31,10 +30,10 @@ def quantize_weights(model: ir.Model, *, bits: int, accuracy_level: int) -> ir.M
     _products_with_constants(model.graph)
     quantizer = MatMulNBitsQuantizer(
         ir.to_proto(model),
-        bits=bits,
-        block_size=_BLOCK_SIZE,
+        bits=weights.bits,
+        block_size=weights.block_size,
         is_symmetric=True,
-        accuracy_level=accuracy_level or None,
+        accuracy_level=weights.accuracy_level or None,
         op_types_to_quantize=("MatMul",),
     )
     logging.getLogger("onnxruntime.quantization.matmul_nbits_quantizer").setLevel(logging.ERROR)

@@ -51,6 +51,28 @@ def test_quantised_weights_are_smaller_and_measured(
     assert 0 < read_manifest(quantised).parity["max_rel"] < 1
 
 
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])  # the builder's way and torch.onnx's
+def test_size_of_blocks(kind: str, model_folder: Callable[[str], Path], tmp_path: Path) -> None:
+    sizes = []
+    for block_size in (16, 64):
+        bundle = tmp_path / f"{block_size}"
+        made = export_model(
+            str(model_folder(kind)), bundle, precision="int4", block_size=block_size, verify=False
+        )
+        assert made.manifest.block_size == block_size
+        graph = onnx.load(bundle / "model.onnx", load_external_data=False).graph
+        blocks = {
+            attribute.i
+            for node in graph.node
+            for attribute in node.attribute
+            if attribute.name == "block_size"
+        }
+        assert blocks == {block_size}
+        sizes.append((bundle / "model.onnx.data").stat().st_size)
+        assert edgept.load(bundle, threads=1).generate([5], max_new_tokens=2).token_ids
+    assert sizes[1] < sizes[0]
+
+
 def test_perplexity_of_the_users_text(tmp_path: Path) -> None:
     text = (shared("tinystories-valid-1000") / "tinystories-valid.txt.1000").read_text()[:3000]
     result = export_model(
@@ -207,6 +229,7 @@ def test_never_replaces_what_it_did_not_make(
     ("arguments", "words"),
     [
         ({"precision": "fp16"}, "not exported for the target cpu"),
+        ({"block_size": 128}, "does not divide the model's width, 64"),
         ({"target": "toaster"}, "unknown target"),
         ({"task": "token-classification"}, "does not export"),
         ({"max_virtual_tokens": 256}, "expected 1 to 255"),

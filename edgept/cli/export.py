@@ -28,6 +28,14 @@ __all__ = ["export"]
     "otherwise]",
 )
 @click.option(
+    "--block-size",
+    type=click.Choice(["16", "32", "64", "128", "256"]),
+    default="32",
+    show_default=True,
+    help="Weights that share a scale in int4 and int8. 64 is smaller and quicker (a tenth of the time "
+    "of a request), and keeps less of the model.",
+)
+@click.option(
     "--task",
     help="Task as transformers names it: text-generation, text-classification. [default: found from "
     "the config]",
@@ -56,6 +64,7 @@ def export(
     model: str,
     output: Path,
     precision: str | None,
+    block_size: str,
     task: str | None,
     target: str,
     max_virtual_tokens: int | None,
@@ -79,6 +88,7 @@ def export(
             model,
             output,
             precision=precision,
+            block_size=int(block_size),
             task=task,
             target=target,
             max_virtual_tokens=max_virtual_tokens,

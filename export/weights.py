@@ -1,0 +1,60 @@
+"""How a bundle stores its weights: float, or integers with a scale for each block."""
+
+from dataclasses import dataclass
+
+from edgept.errors import UsageError
+
+__all__ = ["PRECISIONS", "WeightFormat"]
+
+# By target, the usual one first.
+PRECISIONS = {
+    "cpu": ("int4", "int8", "fp32"),
+    "cuda": ("fp16", "int4", "int8", "fp32"),
+    "jetson": ("fp16", "int4", "int8", "fp32"),
+}
+
+
+@dataclass(frozen=True)
+class WeightFormat:
+    """What `edgept export` makes of the weights.
+
+    Integers are symmetric, one scale for each block of a matrix's input dimension (onnxruntime's
+    MatMulNBits).
+
+    Attributes:
+        precision: fp32, fp16, int8 or int4.
+        target: cpu, cuda or jetson.
+        block_size: weights that share a scale, where they are integers.
+    """
+
+    precision: str
+    target: str
+    block_size: int = 32
+
+    @property
+    def bits(self) -> int | None:
+        """4 or 8; None for floats."""
+        return int(self.precision[3:]) if self.precision.startswith("int") else None
+
+    @property
+    def accuracy_level(self) -> int:
+        """Of MatMulNBits: 4 computes in int8, 0 leaves the choice to the kernel."""
+        return 4 if self.target == "cpu" else 0
+
+    @property
+    def half(self) -> bool:
+        """Whether what is float in the graph is float16."""
+        return self.target != "cpu" and self.precision != "fp32"
+
+    def check_width(self, hidden_size: int) -> None:
+        """Refuse blocks that do not divide a model's width: some kernels want whole ones.
+
+        Raises:
+            UsageError: they do not.
+        """
+        if self.bits is not None and hidden_size % self.block_size:
+            fitting = [size for size in (16, 32, 64, 128, 256) if hidden_size % size == 0]
+            raise UsageError(
+                f"--block-size {self.block_size} does not divide the model's width, {hidden_size}; "
+                + (f"{fitting} do." if fitting else "no block size does: use --precision fp32.")
+            )
