@@ -2,7 +2,7 @@
 
 Code organization (a model passes through these in order):
     source.py           find the model, its task and its frozen PyTorch module
-    families.py         what sets one family of encoders apart; heads.py a classifier's last layer
+    families/           what sets one family apart, a file each; heads.py a classifier's last layer
     fingerprint.py      what identifies the frozen model
     llm_builder.py      decoder-only models that onnxruntime-genai's builder knows
     torch_exporter.py   every other decoder-only model, through torch.onnx

@@ -215,7 +215,9 @@ def load_frozen(source: ModelSource, dtype: torch.dtype = torch.float32) -> Any:
                 torch.nn.init.zeros_(parameter)
     if missing:
         family = ENCODERS.get(source.config.model_type)
-        reason = f" ({family.why_incomplete})" if family is not None else ""
+        reason = (
+            f" ({family.why_incomplete})" if family is not None and family.why_incomplete else ""
+        )
         raise ExportError(
             f"{source.location} lacks {len(missing)} weights ({missing[0]}, …), which would be random"
             f"{reason}. Give a complete checkpoint; a peft folder is a prompt, its base model is what is "

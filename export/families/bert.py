@@ -1,0 +1,11 @@
+"""BERT (Devlin et al. 2018) and what loads as it, MiniLM among them."""
+
+from edgept.export.families.encoder import EncoderFamily
+
+__all__ = ["FAMILY"]
+
+FAMILY = EncoderFamily(
+    model_types=("bert",),
+    extra_inputs=("token_type_ids",),
+    why_incomplete="a checkpoint of masked language modelling alone has no pooler, which the head reads",
+)
