@@ -69,7 +69,7 @@ FULL = Effort(
 )
 QUICK = replace(
     FULL,
-    rounds=16,
+    rounds=12,
     new_tokens=32,
     residents=((1, 10, 100, 1000, 10_000), (1, 10, 100, 1000)),
     swaps=700,
