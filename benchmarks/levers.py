@@ -16,6 +16,7 @@ import onnxruntime
 
 import edgept
 from benchmarks.claim import Claim, Setting, random_ids, run_script, say_ratio, spread, table
+from benchmarks.peers import prepare
 from edgept.bench.ratio import ratio_of_pairs
 from edgept.runtime import decoder
 
@@ -36,7 +37,7 @@ _PAUSE_S = 0.02  # threads of the session before stop spinning meanwhile
 def measure(setting: Setting) -> Claim:
     """All levers on the smaller shape."""
     files, threads = setting.files(setting.shapes[0]), setting.threads
-    files.make_bundle()
+    prepare("edgept", files)
     parts = []
     for title, runs in (
         ("Tokens of a request at once", _chunks(files.bundle, threads)),
@@ -46,7 +47,7 @@ def measure(setting: Setting) -> Claim:
         setting.say(title)
         parts += [f"### {title}", "", _compare(setting, runs), ""]
     about = f"{files.shape}, {threads} threads; the first line of each table is what the others are over."
-    return Claim("Levers", about, "\n".join(parts), [])
+    return Claim("Levers", about, "\n".join(parts), [], raw={"tables": parts})
 
 
 Request = Callable[[int, int], edgept.Generation]
