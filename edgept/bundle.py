@@ -96,7 +96,7 @@ class Manifest:
             none, or generates.
         bos_token_id: beginning-of-sequence id, None where the model has none.
         eos_token_ids: ids that end a generation.
-        precision: of the weights: fp32, fp16, int8 or int4.
+        precision: of the weights: fp32, fp16, int8, int8-dynamic or int4.
         block_size: weights that share a scale; None where they are floats, or nobody wrote it down.
         float_type: numpy name of the graph's float inputs and outputs, "float32" or "float16".
         target: cpu, cuda or jetson.
@@ -260,7 +260,7 @@ def _check_fields(manifest: Manifest, path: Path) -> None:
         sizes_are_sane
         and names_are_plain
         and types_are_right
-        and manifest.precision in ("fp32", "fp16", "int8", "int4")
+        and manifest.precision in ("fp32", "fp16", "int8", "int8-dynamic", "int4")
         and manifest.float_type in ("float32", "float16")
         and isinstance(manifest.fingerprint, str)
         and _FINGERPRINT.fullmatch(manifest.fingerprint)

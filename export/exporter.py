@@ -97,8 +97,9 @@ def export_model(
     Args:
         model: local transformers folder or hub id.
         output: folder of the bundle; it appears when all is done.
-        precision: of the weights: fp32, fp16, int8 or int4 (weights only); None takes int4 for the
-            CPU, fp32 for an encoder there, and fp16 elsewhere.
+        precision: of the weights: fp32, fp16, int8 or int4 (weights only), or int8-dynamic (an
+            encoder's activations, too); None takes int4 for the CPU, fp32 for an encoder there, and
+            fp16 elsewhere.
         task: transformers' name; None finds it from the config.
         target: cpu, cuda or jetson: execution provider and float type.
         block_size: weights that share a scale in int8 and int4: 16, 32, 64, 128 or 256. Larger ones
@@ -134,6 +135,11 @@ def export_model(
             on_cpu = source.is_encoder and target == "cpu"
             precision = "fp32" if on_cpu else PRECISIONS[target][0]
         weights = WeightFormat(precision, target, block_size)
+        if weights.dynamic and not source.is_encoder:
+            raise UsageError(
+                "int8-dynamic is quicker only where many tokens are run at once, so it is for encoders. "
+                "Choose int8 or int4."
+            )
         weights.check_width(source.config.get_text_config().hidden_size)
         reference, graph, kv = _build(source, folder, log, weights, progress)
         if generates:
@@ -284,7 +290,7 @@ def _describe(
         bos_token_id=bos if isinstance(bos, int) else None,
         eos_token_ids=source.eos_token_ids,
         precision=weights.precision,
-        block_size=None if weights.bits is None else weights.block_size,
+        block_size=weights.block_size if weights.bits and not weights.dynamic else None,
         float_type="float16" if rows.dtype == ir.DataType.FLOAT16 else "float32",
         target=weights.target,
         providers=_PROVIDERS[weights.target],

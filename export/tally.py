@@ -10,9 +10,15 @@ import numpy.typing as npt
 
 __all__ = ["TOLERANCE", "Parity", "Tally"]
 
-# Largest difference over largest logit. int8 is judged loosely, to find a wrong graph; int4 costs some
-# models more than a wrong graph would, so it is measured and not judged.
-TOLERANCE: dict[str, float | None] = {"fp32": 1e-4, "fp16": 2e-2, "int8": 0.1, "int4": None}
+# Largest difference over largest logit. int8 is judged loosely, to find a wrong graph; int4 and
+# int8-dynamic cost some models more than a wrong graph would, so they are measured and not judged.
+TOLERANCE: dict[str, float | None] = {
+    "fp32": 1e-4,
+    "fp16": 2e-2,
+    "int8": 0.1,
+    "int8-dynamic": None,
+    "int4": None,
+}
 
 
 @dataclass(frozen=True)

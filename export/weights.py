@@ -8,7 +8,7 @@ __all__ = ["PRECISIONS", "WeightFormat"]
 
 # By target, the usual one first.
 PRECISIONS = {
-    "cpu": ("int4", "int8", "fp32"),
+    "cpu": ("int4", "int8", "int8-dynamic", "fp32"),
     "cuda": ("fp16", "int4", "int8", "fp32"),
     "jetson": ("fp16", "int4", "int8", "fp32"),
 }
@@ -19,10 +19,11 @@ class WeightFormat:
     """What `edgept export` makes of the weights.
 
     Integers are symmetric, one scale for each block of a matrix's input dimension (onnxruntime's
-    MatMulNBits).
+    MatMulNBits). int8-dynamic has one scale for each column instead, and quantises what comes in with
+    one scale a run: coarser, and quicker where a run is long, since it multiplies integers only.
 
     Attributes:
-        precision: fp32, fp16, int8 or int4.
+        precision: fp32, fp16, int8, int8-dynamic or int4.
         target: cpu, cuda or jetson.
         block_size: weights that share a scale, where they are integers.
     """
@@ -34,7 +35,12 @@ class WeightFormat:
     @property
     def bits(self) -> int | None:
         """4 or 8; None for floats."""
-        return int(self.precision[3:]) if self.precision.startswith("int") else None
+        return int(self.precision[3]) if self.precision.startswith("int") else None
+
+    @property
+    def dynamic(self) -> bool:
+        """Whether what comes in is quantised by the graph, not inside the product."""
+        return self.precision == "int8-dynamic"
 
     @property
     def accuracy_level(self) -> int:
@@ -52,7 +58,7 @@ class WeightFormat:
         Raises:
             UsageError: they do not.
         """
-        if self.bits is not None and hidden_size % self.block_size:
+        if self.bits is not None and not self.dynamic and hidden_size % self.block_size:
             fitting = [size for size in (16, 32, 64, 128, 256) if hidden_size % size == 0]
             raise UsageError(
                 f"--block-size {self.block_size} does not divide the model's width, {hidden_size}; "
