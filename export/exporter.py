@@ -140,7 +140,6 @@ def export_model(
                 "int8-dynamic is quicker only where many tokens are run at once, so it is for encoders. "
                 "Choose int8 or int4."
             )
-        weights.check_width(source.config.get_text_config().hidden_size)
         reference, graph, kv = _build(source, folder, log, weights, progress)
         if generates:
             add_logits_to_keep(graph.graph)
@@ -174,6 +173,7 @@ def _build(
     """The frozen PyTorch model, the graph with its prompt input, and the cache's geometry."""
     classifies = source.task == "text-classification"
     if not classifies and llm_builder.knows(source):
+        weights.check_width(source.config.get_text_config().hidden_size)
         with tempfile.TemporaryDirectory(prefix="edgept-work-") as work:
             progress(f"building the {weights.precision} graph with onnxruntime-genai's builder")
             built = Path(work) / "built"

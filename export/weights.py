@@ -4,7 +4,9 @@ from dataclasses import dataclass
 
 from edgept.errors import UsageError
 
-__all__ = ["PRECISIONS", "WeightFormat"]
+__all__ = ["BLOCK_SIZES", "PRECISIONS", "WeightFormat"]
+
+BLOCK_SIZES = (16, 32, 64, 128, 256)
 
 # By target, the usual one first.
 PRECISIONS = {
@@ -53,14 +55,18 @@ class WeightFormat:
         return self.target != "cpu" and self.precision != "fp32"
 
     def check_width(self, hidden_size: int) -> None:
-        """Refuse blocks that do not divide a model's width: some kernels want whole ones.
+        """Refuse blocks that do not divide a model's width: onnxruntime looks up embeddings in whole ones.
 
         Raises:
             UsageError: they do not.
         """
-        if self.bits is not None and not self.dynamic and hidden_size % self.block_size:
-            fitting = [size for size in (16, 32, 64, 128, 256) if hidden_size % size == 0]
+        if self.bits is not None and hidden_size % self.block_size:
+            fitting = [str(size) for size in BLOCK_SIZES if hidden_size % size == 0]
             raise UsageError(
-                f"--block-size {self.block_size} does not divide the model's width, {hidden_size}; "
-                + (f"{fitting} do." if fitting else "no block size does: use --precision fp32.")
+                f"blocks of {self.block_size} weights do not divide the model's width, {hidden_size}. "
+                + (
+                    f"Choose --block-size {' or '.join(fitting)}, or --precision fp32."
+                    if fitting
+                    else "No size of blocks does: choose --precision fp32."
+                )
             )

@@ -42,7 +42,8 @@ class LoadedPrompt:
     """A prompt that is resident on one model, ready to be swapped in.
 
     Attributes:
-        prompt: as read from its file.
+        prompt: as read from its file, its tensors in the graph's float type and shared with the
+            arrays below.
         rows: (num_virtual_tokens, hidden) in the graph's float type; None for a prompt that is
             keys and values only (prefix tuning), or a head alone.
         kv: (2 · layers, kv_heads, num_virtual_tokens, head_dim), key and value of each layer in

@@ -24,7 +24,7 @@ from edgept.runtime.graph import Graph
 from edgept.runtime.graph_guard import check_graph
 from edgept.runtime.options import GenerateOptions, read_options
 from edgept.runtime.perplexity import PERPLEXITY_WINDOW, perplexity
-from edgept.runtime.residency import make_head, rows_and_keys
+from edgept.runtime.residency import make_head, rows_and_keys, share_tensors
 from edgept.runtime.text import Tokenizer
 
 if TYPE_CHECKING:
@@ -171,7 +171,8 @@ class Model:
             )
         rows, kv = rows_and_keys(prompt, self.manifest, self._runner.keys_and_values, owned=owned)
         head = make_head(prompt, self.manifest, owned=owned)
-        return LoadedPrompt(prompt, rows, kv, (time.perf_counter() - started) * 1e3, self, head)
+        resident = share_tensors(prompt, rows, kv, head)
+        return LoadedPrompt(resident, rows, kv, (time.perf_counter() - started) * 1e3, self, head)
 
     def generate(
         self,
@@ -350,7 +351,7 @@ class Model:
 def _checking_weights(bundle: Path, manifest: Manifest) -> Iterator[None]:
     """Compare the weights' hash, which takes longest, while the graph is loaded.
 
-    Nothing parses weights, and nothing runs before the hash is known. What a wrong file made fail
+    Nothing parses weights, and no request runs before the hash is known. What a wrong file made fail
     meanwhile is not the news: its hash is.
     """
     with ThreadPoolExecutor(1, "edgept-check") as pool:

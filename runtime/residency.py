@@ -1,6 +1,7 @@
 """From a prompt as read to one that is resident: its tensors in the graph's type, computed once."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from edgept.bundle import Manifest
 from edgept.prompt import Prompt
 from edgept.runtime.content import Head
 
-__all__ = ["make_head", "rows_and_keys"]
+__all__ = ["make_head", "rows_and_keys", "share_tensors"]
 
 
 def rows_and_keys(
@@ -52,6 +53,25 @@ def make_head(prompt: Prompt, manifest: Manifest, *, owned: bool) -> Head | None
     return Head(
         _frozen(weight, float_type, owned), _frozen(bias, float_type, owned), prompt.class_names
     )
+
+
+def share_tensors(
+    prompt: Prompt,
+    rows: npt.NDArray[Any] | None,
+    kv: npt.NDArray[Any] | None,
+    head: Head | None,
+) -> Prompt:
+    """The prompt with the resident's own arrays for tensors, so that nothing is kept twice."""
+    tensors = dict(prompt.tensors)
+    if rows is not None:
+        tensors["prompt_embeds"] = rows
+    elif kv is not None:
+        tensors["prompt_kv"] = kv.reshape(tensors["prompt_kv"].shape)
+    if head is not None:
+        tensors["head.weight"] = head.weight
+        if "head.bias" in tensors:
+            tensors["head.bias"] = head.bias
+    return replace(prompt, tensors=tensors)
 
 
 def _frozen(array: npt.NDArray[np.float32], float_type: str, owned: bool) -> npt.NDArray[Any]:
