@@ -7,5 +7,6 @@ __all__ = ["FAMILY"]
 FAMILY = EncoderFamily(
     model_types=("bert",),
     extra_inputs=("token_type_ids",),
+    has_pooler=True,
     why_incomplete="a checkpoint of masked language modelling alone has no pooler, which the head reads",
 )
