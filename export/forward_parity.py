@@ -3,7 +3,7 @@
 The reference is what peft computes: the prompt's rows in front of the text's embeddings, or its keys
 and values in front of the cache, and the head in place of the model's own. Its output covers the
 prompt's rows where it has one for each position. A decoder skips the pads that a text ends in where
-peft gives it ids.
+peft gives it ids; RoBERTa, those within it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,7 +16,8 @@ import torch
 from torch import nn
 from transformers import DynamicCache
 
-from edgept.export.encoder_exporter import read_output
+from edgept.export.encoder_exporter import padding_id, read_output
+from edgept.export.families import ENCODERS
 from edgept.export.heads import head_layers, head_tensors
 from edgept.export.random_prompts import random_prefix, random_rows
 from edgept.export.tally import Tally
@@ -44,6 +45,8 @@ def measure_forward(
     prompts: list[LoadedPrompt | None] = [*_random_prompts(reference, model, random)]
     if manifest.labels or manifest.head_size is None:
         prompts.append(None)
+    family = ENCODERS.get(manifest.model_type)
+    skipped = None if family is None else padding_id(reference, family)
     for prompt in prompts:
         room = model.max_length - (prompt.num_virtual_tokens if prompt else 0)
         for length in _LENGTHS:
@@ -51,6 +54,8 @@ def measure_forward(
             requests.append((ids, prompt))
         if manifest.pad_token_id is not None and len(ids) > 1:
             requests.append(([*ids[:-1], manifest.pad_token_id], prompt))
+        if skipped is not None and len(ids) > 2:
+            requests.append(([*ids[:2], skipped, *ids[3:]], prompt))
     expected = [reference_output(reference, manifest.task, *request) for request in requests]
     tally_requests(model, requests, expected, tally)
 
