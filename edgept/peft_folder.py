@@ -218,6 +218,9 @@ def _config_and_rows(prompt: Prompt) -> tuple[dict[str, Any], npt.NDArray[np.flo
             "prompt_tuning_init": "RANDOM",
             "num_virtual_tokens": rows.shape[0],
             "token_dim": rows.shape[1],
+            # rows do not depend on them, but peft wants them where it cannot read a model's (DistilBERT)
+            "num_layers": 1,
+            "num_attention_heads": 1,
         }, rows
     if held == {"prompt_kv"}:
         cache = prompt.tensors["prompt_kv"]  # (layers, 2, kv_heads, P, head_dim)
