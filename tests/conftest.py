@@ -165,7 +165,7 @@ def tiny_model(kind: str) -> Any:
         "modernbert": lambda: t.ModernBertConfig(
             hidden_size=64,
             intermediate_size=96,
-            num_hidden_layers=4,
+            num_hidden_layers=2,
             num_attention_heads=4,
             max_position_embeddings=256,
             local_attention=16,
