@@ -25,6 +25,8 @@ class EncodedText:
         encoding: tokenizers.Encoding,
         keep: npt.NDArray[np.int64] | None = None,
         cut: int = 0,
+        *,
+        has_types: bool = True,
     ) -> None:
         """Wrap what the tokenizer gave.
 
@@ -32,8 +34,10 @@ class EncodedText:
             encoding: of the whole text or pair.
             keep: (tokens,) the positions of it that are here; None is all.
             cut: as the attribute.
+            has_types: whether the model is told of token types.
         """
         self._encoding, self._keep, self.cut = encoding, keep, cut
+        self._has_types = has_types
 
     def __len__(self) -> int:
         return len(self._encoding) if self._keep is None else len(self._keep)
@@ -45,8 +49,8 @@ class EncodedText:
 
     @cached_property
     def type_ids(self) -> list[int]:
-        """Token types: 0 for a text and 1 for the second of a pair, in BERT."""
-        return self._pick(self._encoding.type_ids)
+        """Token types: 0 for a text and 1 for the second of a pair, in BERT; else all 0."""
+        return self._pick(self._encoding.type_ids) if self._has_types else [0] * len(self)
 
     @cached_property
     def tokens(self) -> list[str]:
@@ -136,7 +140,7 @@ class EncodedText:
     def _keeping(self, places: npt.NDArray[np.int64], cut: int) -> "EncodedText":
         """Some of the positions that are here."""
         keep = places if self._keep is None else self._keep[places]
-        return EncodedText(self._encoding, keep, self.cut + cut)
+        return EncodedText(self._encoding, keep, self.cut + cut, has_types=self._has_types)
 
     def _pick(self, values: list[Any]) -> list[Any]:
         return values if self._keep is None else [values[place] for place in self._keep]

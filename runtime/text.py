@@ -186,6 +186,9 @@ class Tokenizer:
         self.vocab_size = backend.get_vocab_size(with_added_tokens=True)
         self.cuts_left = config.get("truncation_side") == "left"
         self.unknown = special_tokens(config).get("unk_token")
+        # a tokenizer that names its model's inputs may leave them out, whatever its template says
+        inputs = config.get("model_input_names")
+        self._has_types = not isinstance(inputs, list) or "token_type_ids" in inputs
         around = backend.num_special_tokens_to_add
         self._separates_pairs = around(is_pair=True) > around(is_pair=False)
         self.marks_continuations = bool(parts["model"].get("continuing_subword_prefix"))
@@ -241,7 +244,7 @@ class Tokenizer:
                 "this model's tokenizer puts nothing between two texts, so the model has not learned to "
                 "tell the two of a pair apart. Join them as the model was trained: one text."
             )
-        return EncodedText(encoding)
+        return EncodedText(encoding, has_types=self._has_types)
 
     def token(self, token_id: int) -> str | None:
         """A token as the vocabulary writes it; None for a special token and an id without one."""
