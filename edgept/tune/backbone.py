@@ -127,15 +127,20 @@ def _find(model: str, task: str | None) -> ModelSource:
     try:
         source = find_model(model)
     except UsageError:
-        try:
-            source = find_model(model, "text-classification")
-        except UsageError:
-            source = None
-        if source is None or not source.is_encoder:
+        if not _is_encoder(model):
             raise
-        return source
+    else:
+        if not source.is_encoder:
+            return source
     # an encoder is tuned to classify, whatever it was saved for
-    return find_model(model, "text-classification") if source.is_encoder else source
+    return find_model(model, "text-classification")
+
+
+def _is_encoder(model: str) -> bool:
+    try:
+        return find_model(model, "text-classification").is_encoder
+    except UsageError:
+        return False
 
 
 @contextmanager
