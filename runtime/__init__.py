@@ -4,6 +4,7 @@ Code organization (a request passes through these in order):
     model.py        load a bundle, make prompts resident, ask: the public class, whatever the task
     generator.py    text generation, with its options.py and perplexity.py
     reading.py      the calls on models that read and do not write, all over forward.py, one pass
+    batching.py     which rows run together
     classifier.py   text classification
     tagger.py       token classification
     answerer.py     question answering

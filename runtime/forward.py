@@ -5,7 +5,7 @@ run once, when the prompt is loaded; a request then gets a copy of their keys an
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -15,14 +15,12 @@ import numpy.typing as npt
 from edgept.bundle import Manifest
 from edgept.errors import EdgeptError, InvalidFileError, UsageError
 from edgept.latency import Latency
+from edgept.runtime.batching import pieces, shared_table
 from edgept.runtime.content import Head, Input, LoadedPrompt, check_length
 from edgept.runtime.graph import Graph
 
 __all__ = ["Forward", "Output", "softmax"]
 
-# What is run together, so that the memory of a long batch has a bound: rows, and their positions.
-_MAX_ROWS = 16
-_MAX_POSITIONS = 16 * 512
 # The head of each task that has one, for an error.
 _HEADS = {
     "text-classification": "classification",
@@ -142,7 +140,7 @@ class Forward:
             groups.setdefault((id(request.prefix), digest), []).append(index)
         results: dict[int, _T] = {}
         lengths = [request.length for request in requests]
-        for piece in (piece for group in groups.values() for piece in _pieces(group, lengths)):
+        for piece in (piece for group in groups.values() for piece in pieces(group, lengths)):
             rows, head = [requests[index] for index in piece], _head_of(bearers[piece[0]])
             values, swap_ms, prefill_ms = self._run(rows, head)
             for index, row, found in zip(piece, rows, values, strict=True):
@@ -180,7 +178,7 @@ class Forward:
         """One run: each row's values as in Output, and the milliseconds of the swap and of the run."""
         begin = time.perf_counter()
         prefix = rows[0].prefix
-        table, firsts = _shared_table(rows)
+        table, firsts = shared_table(rows)
         feeds = self._past(len(rows), None if prefix is None else prefix.kv)
         if table is not None:
             feeds["prompt_embeds"] = table
@@ -189,20 +187,18 @@ class Forward:
         swapped_in = self._values(feeds)
         swapped = time.perf_counter()
         sizes = [self._positions_run(row) for row in rows]
+        in_front = 0 if prefix is None else prefix.num_virtual_tokens
         ids = np.zeros((len(rows), max(sizes)), np.int64)
-        mask, types = np.zeros_like(ids), np.zeros_like(ids)
+        types = np.zeros_like(ids)
+        mask = np.zeros((len(rows), in_front + max(sizes)), np.int64)  # 0 is padding
         for index, (row, size, first) in enumerate(zip(rows, sizes, firsts, strict=True)):
             ids[index, :size] = row.ids[:size]
             if first:  # the rows of its prompts are not the table's first ones
                 ids[index, :size] += np.where(row.ids[:size] >= self._vocab_size, first, 0)
-            mask[index, :size] = 1
+            mask[index, : in_front + size] = 1
             if row.type_ids is not None:
                 types[index, :size] = row.type_ids[:size]
-        in_front = 0 if prefix is None else prefix.num_virtual_tokens
-        text = {
-            "input_ids": ids,
-            "attention_mask": np.pad(mask, ((0, 0), (in_front, 0)), constant_values=1),
-        }
+        text = {"input_ids": ids, "attention_mask": mask}
         if "token_type_ids" in self._graph.input_names:
             text["token_type_ids"] = types
         width = self._graph.output_size or len(self._own_labels if head is None else head.labels)
@@ -284,37 +280,6 @@ def softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
 
 def _head_of(prompt: LoadedPrompt | None) -> Head | None:
     return None if prompt is None else prompt.head
-
-
-def _pieces(group: Sequence[int], lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Requests that are run together: of similar length, so that there is little padding."""
-    piece: list[int] = []
-    for index in sorted(group, key=lambda index: lengths[index]):
-        positions = (len(piece) + 1) * lengths[index]
-        if piece and (len(piece) == _MAX_ROWS or positions > _MAX_POSITIONS):
-            yield piece
-            piece = []
-        piece.append(index)
-    yield piece
-
-
-def _shared_table(rows: Sequence[Input]) -> tuple[npt.NDArray[Any] | None, list[int]]:
-    """The rows of all prompts, (virtual tokens, hidden), each once, and where each request's begin."""
-    begins: dict[tuple[int, ...], int] = {}
-    tables: list[npt.NDArray[Any]] = []
-    firsts: list[int] = []
-    end = 0
-    for row in rows:
-        # one prompt may be a prefix here and stand inside the text there
-        key = (id(row.prefix), *map(id, row.prompts))
-        if row.table is not None and key not in begins:
-            begins[key] = end
-            tables.append(row.table)
-            end += len(row.table)
-        firsts.append(begins.get(key, 0))
-    if len(tables) < 2:
-        return next(iter(tables), None), firsts
-    return np.concatenate(tables), firsts
 
 
 def _check_finite(values: npt.NDArray[np.float32], named: LoadedPrompt | None) -> None:
