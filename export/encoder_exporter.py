@@ -36,21 +36,23 @@ def export_encoder(model: Any, family: EncoderFamily, task: str) -> ir.Model:
         task: as transformers names it.
 
     Returns:
-        A model with the inputs input_ids, attention_mask, the family's extra ones, prompt_embeds and
-        the head's, and the output logits, (batch, classes) or (batch, sequence, classes), or
-        last_hidden_state (batch, sequence, hidden). Weights in memory.
+        A model with the inputs input_ids, attention_mask, token_type_ids where the model has them,
+        prompt_embeds and the head's, and the output logits, (batch, classes) or
+        (batch, sequence, classes), or last_hidden_state (batch, sequence, hidden). Weights in memory.
 
     Raises:
         ExportError: torch cannot trace the model, or fixed a dimension that must be free.
     """
     ids = torch.zeros((2, 3), dtype=torch.long)
     dims: Dims = ("batch_size", "sequence_length")
+    # DeBERTa-v3 takes types and has none
+    has_types = family.has_token_types and model.config.type_vocab_size > 0
     return trace(
         PromptedEncoder(model, family, task).eval(),
         [
             GraphInput("input_ids", dims, ids),
             GraphInput("attention_mask", dims, torch.ones_like(ids)),
-            [GraphInput(name, dims, ids.clone()) for name in family.extra_inputs],
+            [GraphInput("token_type_ids", dims, ids.clone())] if has_types else [],
             prompt_input(model),
             head_inputs(model),
         ],
@@ -66,7 +68,6 @@ class PromptedEncoder(nn.Module):
         super().__init__()
         self.model, self.task = model, task
         self.embedding = model.get_input_embeddings()
-        self.extra_inputs = family.extra_inputs
         layers = head_layers(model).values()
         self.head = [f"{name}.{part}" for name, _ in layers for part in ("weight", "bias")]
         self.padding = padding_id(model, family)
@@ -75,7 +76,7 @@ class PromptedEncoder(nn.Module):
         self,
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor,
-        extra: list[torch.Tensor],
+        token_types: list[torch.Tensor],
         prompt_embeds: torch.Tensor,
         head: list[torch.Tensor],
     ) -> torch.Tensor:
@@ -84,7 +85,7 @@ class PromptedEncoder(nn.Module):
         Args:
             input_ids: (batch, sequence) int64.
             attention_mask: (batch, sequence) int64, 0 for padding.
-            extra: the family's extra inputs, (batch, sequence) int64 each.
+            token_types: (batch, sequence) int64, of a family that has them; else nothing.
             prompt_embeds: (num_virtual_tokens, hidden).
             head: as `head_inputs`.
 
@@ -94,7 +95,7 @@ class PromptedEncoder(nn.Module):
         inputs = {
             "inputs_embeds": virtual_embeds(self.embedding, input_ids, prompt_embeds),
             "attention_mask": attention_mask,
-            **dict(zip(self.extra_inputs, extra, strict=True)),
+            **dict(zip(("token_type_ids",), token_types, strict=False)),
         }
         if self.padding is not None:
             inputs["position_ids"] = self._positions(input_ids, self.padding)

@@ -6,6 +6,6 @@ __all__ = ["FAMILY"]
 
 FAMILY = EncoderFamily(
     model_types=("albert",),
-    extra_inputs=("token_type_ids",),
+    has_token_types=True,
     has_pooler=True,
 )

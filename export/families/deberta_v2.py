@@ -6,6 +6,6 @@ __all__ = ["FAMILY"]
 
 FAMILY = EncoderFamily(
     model_types=("deberta-v2",),
-    extra_inputs=("token_type_ids",),
+    has_token_types=True,
     why_incomplete="a checkpoint of masked language modelling alone has no pooler, which the head reads",
 )

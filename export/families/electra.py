@@ -6,6 +6,6 @@ __all__ = ["FAMILY"]
 
 FAMILY = EncoderFamily(
     model_types=("electra",),
-    extra_inputs=("token_type_ids",),
+    has_token_types=True,
     heads={"text-classification": ("classifier.dense", "classifier.out_proj")},
 )

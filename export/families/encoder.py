@@ -18,7 +18,8 @@ class EncoderFamily:
 
     Attributes:
         model_types: transformers' names of its models.
-        extra_inputs: what its forward takes beside ids and mask, each (batch, sequence) int64.
+        has_token_types: whether its models tell the texts of a pair apart by token_type_ids, (batch,
+            sequence) int64; those of them do not whose config has no types.
         heads: by task, where they are not the usual ones, the linear layers that a prompt brings its own
             of, by their names in the transformers model: the last one; in front of it another one where
             the head has two, and peft trains both.
@@ -30,7 +31,7 @@ class EncoderFamily:
     """
 
     model_types: tuple[str, ...]
-    extra_inputs: tuple[str, ...] = ()
+    has_token_types: bool = False
     heads: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     has_pooler: bool = False
     skips_pads: bool = False
