@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from edgept.errors import ExportError, UsageError
-from edgept.export.classifier_parity import measure_classification
+from edgept.export.forward_parity import measure_forward
 from edgept.export.generation_parity import compare_perplexity, measure_generation
 from edgept.export.tally import TOLERANCE, Parity, Tally
 from edgept.runtime.model import Model
@@ -58,7 +58,7 @@ def measure_parity(
             "Leave it out."
         )
     tally = Tally(TOLERANCE[precision])
-    measure = measure_generation if generates else measure_classification
+    measure = measure_generation if generates else measure_forward
     measure(reference, model, tally, np.random.default_rng(_SEED))
     perplexity = None
     if verify_text is not None:

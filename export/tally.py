@@ -93,7 +93,7 @@ class Tally:
         self.greedy_equal = self.greedy_total = self.greedy_diverged = 0
 
     def add(self, found: npt.NDArray[np.float32], expected: npt.NDArray[np.float32]) -> None:
-        """Count logits (positions, vocabulary), or (texts, classes), of a case."""
+        """Count logits or hidden states (positions, width), or (texts, classes), of a case."""
         difference = float(np.abs(found - expected).max())
         scale = float(np.abs(expected).max())
         # max() drops a NaN that comes second; this keeps it

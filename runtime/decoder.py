@@ -129,7 +129,7 @@ class Decoder:
         """
         graph, buffer = self._graph, cache.buffer
         if buffer.step is None:
-            logits = np.empty((buffer.batch, 1, graph.logits_size), graph.logits_type)
+            logits = np.empty((buffer.batch, 1, graph.output_size), graph.output_type)
             outputs = {"logits": graph.value(logits)}
             outputs |= zip(self._present, cache.present(1), strict=True)
             inputs = dict(zip(self._past, cache.past(), strict=True))
@@ -158,7 +158,7 @@ class Decoder:
         }
         if table is not None:
             feeds["prompt_embeds"] = graph.value(table)
-        logits = np.empty((ids.shape[0], keep, graph.logits_size), graph.logits_type)
+        logits = np.empty((ids.shape[0], keep, graph.output_size), graph.output_type)
         feeds.update(zip(self._past, cache.past(), strict=True))
         fetches = {"logits": graph.value(logits)}
         fetches.update(zip(self._present, cache.present(new), strict=True))

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -16,14 +16,16 @@ from edgept.bundle import Manifest, check_files, check_weights, find_bundle, rea
 from edgept.errors import IncompatibleError, InvalidFileError, UsageError
 from edgept.prompt import Prompt, check_fits
 from edgept.prompt_source import load_prompt_source
-from edgept.runtime.classifier import Classification, Classifier
-from edgept.runtime.content import Content, Input, LoadedPrompt, compose, encode_parts
+from edgept.runtime.calls import CALLS, refuse
+from edgept.runtime.content import Content, LoadedPrompt, encode_parts
+from edgept.runtime.forward import Forward
 from edgept.runtime.generation import Generation, GenerationStream
 from edgept.runtime.generator import Generator
 from edgept.runtime.graph import Graph
 from edgept.runtime.graph_guard import check_graph
 from edgept.runtime.options import GenerateOptions, read_options
 from edgept.runtime.perplexity import PERPLEXITY_WINDOW, perplexity
+from edgept.runtime.reading import ReadingModel
 from edgept.runtime.residency import make_head, rows_and_keys, share_tensors
 from edgept.runtime.text import Tokenizer
 
@@ -32,11 +34,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Model", "load"]
 
-# What to call on a bundle of each task, for the errors of all others.
-_CALLS = {
-    "text-generation": "model.generate, model.stream or model.generate_batch",
-    "text-classification": "model.classify or model.classify_batch",
-}
+# The field without which a manifest says too little of its task.
+_NEEDED = {"text-generation": "kv", "feature-extraction": "pooling"}
 
 
 def load(
@@ -74,11 +73,14 @@ def load(
     )
 
 
-class Model:
+class Model(ReadingModel):
     """A frozen model whose task is chosen request by request, by the prompt in front of it.
 
     Several threads may use one model at once: a request keeps its state to itself, prompts never
     change after they are loaded, and onnxruntime's sessions are safe to run from many threads.
+
+    Which calls there are depends on the bundle's task; those of models that read and do not write
+    (`classify`, `tag`, `answer`, `embed`) are in `ReadingModel`.
 
     Attributes:
         bundle: its folder.
@@ -120,11 +122,11 @@ class Model:
             self._graph = Graph(
                 bundle / "model.onnx", manifest, threads=threads, providers=providers
             )
-        self._runner: Generator | Classifier
-        if manifest.task == "text-classification":
-            self._runner = Classifier(self._graph, manifest, self.max_length)
-        else:
+        self._runner: Forward | Generator
+        if manifest.task == "text-generation":
             self._runner = Generator(self._graph, manifest, self.max_length, self.tokenizer)
+        else:
+            self._runner = Forward(self._graph, manifest, self.max_length)
         self.load_ms = (time.perf_counter() - started) * 1e3
 
     @property
@@ -236,38 +238,6 @@ class Model:
         composed = [self._compose(content, prompt) for content, prompt in requests]
         return generator.batch(composed, sampling, limits, load_ms=self.load_ms, started=started)
 
-    def classify(self, content: Content, *, prompt: LoadedPrompt | None = None) -> Classification:
-        """Say which class a text is of.
-
-        Args:
-            content: as in `generate`.
-            prompt: whose virtual tokens stand in front, and whose head is used; None is the plain
-                model with its own head.
-
-        Raises:
-            UsageError: the request does not fit, or neither a prompt nor the model has a head.
-        """
-        started = time.perf_counter()
-        classifier = self._classifier("classify")
-        request = self._compose(content, prompt)
-        return classifier.run([request], load_ms=self.load_ms, started=started)[0]
-
-    def classify_batch(
-        self, requests: Iterable[tuple[Content, LoadedPrompt | None]]
-    ) -> list[Classification]:
-        """Classify many texts, each under a prompt of its own; those under the same one run together.
-
-        Args:
-            requests: (content, prompt) pairs; contents as in `generate`, prompts may be None.
-
-        Returns:
-            One classification a request, in their order, each as it is alone.
-        """
-        started = time.perf_counter()
-        classifier = self._classifier("classify_batch")
-        composed = [self._compose(content, prompt) for content, prompt in requests]
-        return classifier.run(composed, load_ms=self.load_ms, started=started)
-
     def logits(
         self, content: Content, *, prompt: LoadedPrompt | None = None
     ) -> npt.NDArray[np.float32]:
@@ -324,27 +294,10 @@ class Model:
 
         return ChatTemplate.from_bundle(self.bundle)
 
-    def _compose(self, content: Content, prompt: LoadedPrompt | None) -> Input:
-        return compose(
-            content,
-            prompt,
-            tokenizer=self.tokenizer,
-            vocab_size=self.manifest.vocab_size,
-            model=self,
-        )
-
     def _generator(self, call: str) -> Generator:
-        return self._runner if isinstance(self._runner, Generator) else self._refuse(call)
-
-    def _classifier(self, call: str) -> Classifier:
-        return self._runner if isinstance(self._runner, Classifier) else self._refuse(call)
-
-    def _refuse(self, call: str) -> NoReturn:
-        task = self.manifest.task
-        raise UsageError(
-            f"model.{call} on a bundle for {task}. Call {_CALLS[task]}, or export the model for "
-            "another task (edgept export --task)."
-        )
+        if not isinstance(self._runner, Generator):
+            refuse(call, self.manifest.task)
+        return self._runner
 
 
 @contextmanager
@@ -363,12 +316,12 @@ def _checking_weights(bundle: Path, manifest: Manifest) -> Iterator[None]:
 
 
 def _check_task(manifest: Manifest, bundle: Path) -> None:
-    if manifest.task not in _CALLS:
+    if manifest.task not in CALLS:
         raise IncompatibleError(
-            f"{bundle} is a bundle for {manifest.task}; this version runs {', '.join(_CALLS)}. Use "
+            f"{bundle} is a bundle for {manifest.task}; this version runs {', '.join(CALLS)}. Use "
             "the edgept version that exported it."
         )
-    needed = "kv" if manifest.task == "text-generation" else "head_size"
+    needed = _NEEDED.get(manifest.task, "head_size")
     if getattr(manifest, needed) is None:
         raise InvalidFileError(
             "manifest-malformed",

@@ -1,5 +1,6 @@
 """From a prompt as read to one that is resident: its tensors in the graph's type, computed once."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -12,6 +13,9 @@ from edgept.prompt import Prompt
 from edgept.runtime.content import Head
 
 __all__ = ["make_head", "rows_and_keys", "share_tensors"]
+
+# The layer in front of the last one, in heads that have one (RoBERTa's).
+_DENSE = ("head.dense.weight", "head.dense.bias")
 
 
 def rows_and_keys(
@@ -49,10 +53,13 @@ def make_head(prompt: Prompt, manifest: Manifest, *, owned: bool) -> Head | None
         return None
     if bias is None:
         bias = np.zeros(len(weight), np.float32)
-    float_type = manifest.float_type
-    return Head(
-        _frozen(weight, float_type, owned), _frozen(bias, float_type, owned), prompt.class_names
-    )
+    tensors = {"head.weight": weight, "head.bias": bias}
+    tensors |= {name: prompt.tensors[name] for name in _DENSE if name in prompt.tensors}
+    frozen = {name: _frozen(array, manifest.float_type, owned) for name, array in tensors.items()}
+    digest = hashlib.blake2b(digest_size=16)
+    for name, array in frozen.items():
+        digest.update(f"{name} {array.shape} ".encode() + array.tobytes())
+    return Head(frozen, prompt.class_names, digest.digest())
 
 
 def share_tensors(
@@ -68,9 +75,7 @@ def share_tensors(
     elif kv is not None:
         tensors["prompt_kv"] = kv.reshape(tensors["prompt_kv"].shape)
     if head is not None:
-        tensors["head.weight"] = head.weight
-        if "head.bias" in tensors:
-            tensors["head.bias"] = head.bias
+        tensors |= {name: array for name, array in head.tensors.items() if name in tensors}
     return replace(prompt, tensors=tensors)
 
 

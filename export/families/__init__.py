@@ -4,10 +4,23 @@ Decoder-only models need none: any that transformers has as a causal language mo
 classifier is tried.
 """
 
-from edgept.export.families import bert
+from edgept.export.families import (
+    albert,
+    bert,
+    deberta_v2,
+    distilbert,
+    electra,
+    modernbert,
+    mpnet,
+    roberta,
+)
 from edgept.export.families.encoder import EncoderFamily
 
 __all__ = ["ENCODERS", "EncoderFamily"]
 
+_FAMILIES = (bert, roberta, distilbert, albert, electra, deberta_v2, mpnet, modernbert)
+
 # By transformers' model_type.
-ENCODERS = {model_type: family for family in (bert.FAMILY,) for model_type in family.model_types}
+ENCODERS: dict[str, EncoderFamily] = {
+    model_type: module.FAMILY for module in _FAMILIES for model_type in module.FAMILY.model_types
+}
