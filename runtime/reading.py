@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 __all__ = ["AnswerOptions", "ReadingModel"]
 
+# Tasks whose models read two texts at once.
+_OF_PAIRS = ("text-classification", "question-answering")
+
 _T = TypeVar("_T")
 Request: TypeAlias = tuple[Content, LoadedPrompt | None]
 """A content and the prompt in front of it."""
@@ -201,20 +204,25 @@ class ReadingModel:
     ) -> npt.NDArray[np.float32]:
         """What the graph gives, as peft's model gives it; arguments as `classify`.
 
+        A question and its context are a tuple, (question, context).
+
         Returns:
             Of a classifier of texts, logits (classes,). Else one row a position, (virtual + text tokens,
             width), virtual tokens and special tokens included: a tagger's logits, those of an answer's
             start [:, 0] and end [:, 1], or the last hidden states.
         """
-        return self.outputs_batch([(content, prompt)], truncate=truncate)[0]
+        return self._outputs([(content, prompt)], "outputs", truncate)[0]
 
     def outputs_batch(
         self, requests: Iterable[Request], *, truncate: bool = False
     ) -> list[npt.NDArray[np.float32]]:
         """`outputs` of many; requests are (content, prompt) pairs."""
-        return self._read(
-            requests, "outputs_batch", None, truncate, lambda _, output: output.values
-        )
+        return self._outputs(requests, "outputs_batch", truncate)
+
+    def _outputs(
+        self, requests: Iterable[Request], call: str, truncate: bool
+    ) -> list[npt.NDArray[np.float32]]:
+        return self._read(requests, call, None, truncate, lambda _, output: output.values)
 
     def _classify(
         self, requests: Iterable[Request], call: str, truncate: bool
@@ -300,9 +308,9 @@ class ReadingModel:
         if isinstance(content, str):
             encoded = check_tokenizer(self.tokenizer).encode_text(content)
         elif isinstance(content, tuple) and [*map(type, content)] == [str, str]:
-            if self.manifest.task != "text-classification":
+            if self.manifest.task not in _OF_PAIRS:
                 raise UsageError(
-                    "a tuple of two texts is a pair, which a classifier of texts takes; this bundle is "
+                    f"a tuple of two texts is a pair, as {' and '.join(_OF_PAIRS)} take; this bundle is "
                     f"for {self.manifest.task}. Pass one text, or [first, second] for one that is made "
                     "of both."
                 )

@@ -171,6 +171,8 @@ def test_virtual_tokens_have_logits_as_in_peft_and_are_no_answer(
     # token types count: this is what peft computes of the pair
     expected = torch.stack([output.start_logits, output.end_logits], -1)[0].numpy()
     assert expected.shape == (6 + len(offsets), 2)
+    outputs = model.outputs((QUESTION, SHORT), prompt=prompt)
+    assert np.abs(outputs - expected).max() < 1e-4 * np.abs(expected).max()
     found = model.answer(QUESTION, SHORT, prompt=prompt, align_to_words=False, max_answer_len=500)
     assert found.prompt == prompt.name
     begin = pair.token_type_ids[0].tolist().index(1)
