@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeAlias, TypedDict, TypeVar, Unpack
 
 import numpy as np
@@ -26,6 +27,9 @@ __all__ = ["AnswerOptions", "ReadingModel"]
 
 # Tasks whose models read two texts at once.
 _OF_PAIRS = ("text-classification", "question-answering")
+# Those in which peft does not pass token types on where there are virtual tokens, so that a model was
+# tuned with all of them 0 and must be run so.
+_WITHOUT_TYPES = ("question-answering", "feature-extraction")
 
 _T = TypeVar("_T")
 Request: TypeAlias = tuple[Content, LoadedPrompt | None]
@@ -153,7 +157,8 @@ class ReadingModel:
             question: a text.
             context: the text that holds the answer, of any length.
             prompt: whose virtual tokens stand in front of each window, and whose head is used; None is
-                the plain model with its own head. Virtual tokens are no part of an answer.
+                the plain model with its own head. Virtual tokens are no part of an answer. As under
+                peft, they make the model see no token types.
             **options: see `AnswerOptions`: top_k, max_answer_len, handle_impossible_answer and so on.
 
         Raises:
@@ -328,13 +333,16 @@ class ReadingModel:
         return self.max_length - taken
 
     def _compose(self, content: "Content | EncodedText", prompt: LoadedPrompt | None) -> Input:
-        return compose(
+        request = compose(
             content,
             prompt,
             tokenizer=self.tokenizer,
             vocab_size=self.manifest.vocab_size,
             model=self,
         )
+        if request.virtual_tokens and self.manifest.task in _WITHOUT_TYPES:
+            return replace(request, type_ids=None)
+        return request
 
     def _forward(self, call: str, task: str | None) -> Forward:
         """The graph, where the call is for this bundle's task; None is any that reads."""
