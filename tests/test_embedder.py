@@ -3,6 +3,7 @@
 import copy
 import importlib.util
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,16 @@ def test_prompts_share_a_run_and_come_back_exactly(model: Model) -> None:
         assert row.prompt == (None if prompt is None else prompt.name)
     inside = model.embed([TEXTS[0], first, "more", second])
     assert inside.latency.virtual_tokens == 12
+
+
+def test_threads_share_a_model(model: Model) -> None:
+    prompts = [model.load_prompt(rows(3, 1)), None, model.load_prompt(rows(9, 2))]
+    requests = [(text, prompt) for text in TEXTS for prompt in prompts] * 4
+    expected = [model.embed(text, prompt=prompt).vector for text, prompt in requests]
+    with ThreadPoolExecutor(4) as pool:
+        found = pool.map(lambda item: model.embed(item[0], prompt=item[1]).vector, requests)
+        for vector, wanted in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(vector, wanted)
 
 
 def test_pooling_and_normalising(model: Model) -> None:
