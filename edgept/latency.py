@@ -15,15 +15,15 @@ class Latency:
             once for a prompt, not in total_ms. 0 without a prompt.
         swap_ms: making the prompt the request's own: its keys and values into the cache.
         tokenize_ms: text to token ids.
-        prefill_ms: one run over all of the input's tokens; of a classification, all of it, shared by
-            the rows that ran together.
+        prefill_ms: one run over all of the input's tokens; of a classification, tagging, answer or
+            embedding, all of it, shared by the rows that ran together.
         ttft_ms: time to first token, from the call, tokenisation included; None without one.
         tpot_ms: time per output token after the first; None with fewer than two.
         total_ms: the call to its end, detokenisation included; of a stream, without the time that its
             reader takes between two pieces.
         virtual_tokens: of the prompts.
         input_tokens: of the text.
-        new_tokens: generated, the end-of-text token included; 0 of a classification.
+        new_tokens: generated, the end-of-text token included; 0 where nothing is.
     """
 
     load_ms: float

@@ -117,7 +117,7 @@ class Window:
     Attributes:
         spans: its best, best first, none twice.
         none: the score of "no answer".
-        output: of its run, without the values.
+        output: of its run.
     """
 
     spans: tuple[Span, ...]
@@ -144,7 +144,7 @@ def to_window(output: Output, context: str, limits: AnswerLimits) -> Window:
     allowed = np.concatenate([front, places])
     logits = output.values[output.is_text][allowed]  # (front + context tokens, 2)
     if not len(allowed):
-        return Window((), 0.0, replace(output, values=output.values[:0]))
+        return Window((), 0.0, output)
     probabilities = softmax(logits.T)  # (2, front + context tokens)
     none = float(probabilities[:, 0].prod()) if len(front) else 0.0
     spans = []
@@ -153,7 +153,7 @@ def to_window(output: Output, context: str, limits: AnswerLimits) -> Window:
     for first, last, score in _best(probabilities[:, len(front) :], count, limits.max_answer_len):
         start, end = _characters(encoded, places[first], places[last], limits.align_to_words)
         spans.append(Span(context[start:end], score, start, end))
-    return Window(tuple(spans), none, replace(output, values=output.values[:0]))
+    return Window(tuple(spans), none, output)
 
 
 def to_answer(windows: Sequence[Window], limits: AnswerLimits) -> Answer:

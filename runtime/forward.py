@@ -264,9 +264,8 @@ class Forward:
             )
         if not bearers and self._head is not None and not self._own_labels:
             raise UsageError(
-                f"this bundle's model has no {self._head} head of its own, so nothing says what the "
-                "classes are. Ask under a prompt that brings one: prompt=model.load_prompt(...), "
-                "edgept run --prompt."
+                f"this bundle's model has no {self._head} head of its own. Ask under a prompt that brings "
+                "one: prompt=model.load_prompt(...), edgept run --prompt."
             )
         return next(iter(bearers.values()), None)
 

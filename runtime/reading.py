@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeAlias, TypedDict, TypeVar, Unpack
 
 import numpy as np
@@ -23,6 +24,12 @@ if TYPE_CHECKING:
     from edgept.runtime.text import Tokenizer
 
 __all__ = ["AnswerOptions", "ReadingModel"]
+
+# Tasks whose models read two texts at once.
+_OF_PAIRS = ("text-classification", "question-answering")
+# Those in which peft does not pass token types on where there are virtual tokens, so that a model was
+# tuned with all of them 0 and must be run so.
+_WITHOUT_TYPES = ("question-answering", "feature-extraction")
 
 _T = TypeVar("_T")
 Request: TypeAlias = tuple[Content, LoadedPrompt | None]
@@ -150,7 +157,8 @@ class ReadingModel:
             question: a text.
             context: the text that holds the answer, of any length.
             prompt: whose virtual tokens stand in front of each window, and whose head is used; None is
-                the plain model with its own head. Virtual tokens are no part of an answer.
+                the plain model with its own head. Virtual tokens are no part of an answer. As under
+                peft, they make the model see no token types.
             **options: see `AnswerOptions`: top_k, max_answer_len, handle_impossible_answer and so on.
 
         Raises:
@@ -201,20 +209,25 @@ class ReadingModel:
     ) -> npt.NDArray[np.float32]:
         """What the graph gives, as peft's model gives it; arguments as `classify`.
 
+        A question and its context are a tuple, (question, context).
+
         Returns:
             Of a classifier of texts, logits (classes,). Else one row a position, (virtual + text tokens,
             width), virtual tokens and special tokens included: a tagger's logits, those of an answer's
             start [:, 0] and end [:, 1], or the last hidden states.
         """
-        return self.outputs_batch([(content, prompt)], truncate=truncate)[0]
+        return self._outputs([(content, prompt)], "outputs", truncate)[0]
 
     def outputs_batch(
         self, requests: Iterable[Request], *, truncate: bool = False
     ) -> list[npt.NDArray[np.float32]]:
         """`outputs` of many; requests are (content, prompt) pairs."""
-        return self._read(
-            requests, "outputs_batch", None, truncate, lambda _, output: output.values
-        )
+        return self._outputs(requests, "outputs_batch", truncate)
+
+    def _outputs(
+        self, requests: Iterable[Request], call: str, truncate: bool
+    ) -> list[npt.NDArray[np.float32]]:
+        return self._read(requests, call, None, truncate, lambda _, output: output.values)
 
     def _classify(
         self, requests: Iterable[Request], call: str, truncate: bool
@@ -300,9 +313,9 @@ class ReadingModel:
         if isinstance(content, str):
             encoded = check_tokenizer(self.tokenizer).encode_text(content)
         elif isinstance(content, tuple) and [*map(type, content)] == [str, str]:
-            if self.manifest.task != "text-classification":
+            if self.manifest.task not in _OF_PAIRS:
                 raise UsageError(
-                    "a tuple of two texts is a pair, which a classifier of texts takes; this bundle is "
+                    f"a tuple of two texts is a pair, as {' and '.join(_OF_PAIRS)} take; this bundle is "
                     f"for {self.manifest.task}. Pass one text, or [first, second] for one that is made "
                     "of both."
                 )
@@ -320,13 +333,16 @@ class ReadingModel:
         return self.max_length - taken
 
     def _compose(self, content: "Content | EncodedText", prompt: LoadedPrompt | None) -> Input:
-        return compose(
+        request = compose(
             content,
             prompt,
             tokenizer=self.tokenizer,
             vocab_size=self.manifest.vocab_size,
             model=self,
         )
+        if request.virtual_tokens and self.manifest.task in _WITHOUT_TYPES:
+            return replace(request, type_ids=None)
+        return request
 
     def _forward(self, call: str, task: str | None) -> Forward:
         """The graph, where the call is for this bundle's task; None is any that reads."""

@@ -146,6 +146,10 @@ def test_batch_and_latency(model: Model, reference: Any) -> None:
     assert model.answer_batch([]) == []
 
 
+def relative(found: Any, expected: Any) -> float:
+    return float(np.abs(found - expected).max() / np.abs(expected).max())
+
+
 def rows(count: int = 5, seed: int = 1) -> Any:
     return np.random.default_rng(seed).normal(size=(count, 64)).astype(np.float32)
 
@@ -168,9 +172,12 @@ def test_virtual_tokens_have_logits_as_in_peft_and_are_no_answer(
     offsets = pair.pop("offset_mapping")[0].tolist()
     with other_peoples_warnings(), torch.no_grad():
         output = adapted(**pair)
-    # token types count: this is what peft computes of the pair
     expected = torch.stack([output.start_logits, output.end_logits], -1)[0].numpy()
     assert expected.shape == (6 + len(offsets), 2)
+    # of the pair, that is: peft leaves out the token types that it is given, so they are left out here
+    assert pair.token_type_ids.max() == 1
+    outputs = model.outputs((QUESTION, SHORT), prompt=prompt)
+    assert relative(outputs, expected) < 1e-4
     found = model.answer(QUESTION, SHORT, prompt=prompt, align_to_words=False, max_answer_len=500)
     assert found.prompt == prompt.name
     begin = pair.token_type_ids[0].tolist().index(1)
@@ -182,8 +189,14 @@ def test_virtual_tokens_have_logits_as_in_peft_and_are_no_answer(
     )
     assert found.start == offsets[begin + best[1]][0]
     assert found.end == offsets[begin + best[2]][1]
-    plain = model.answer(QUESTION, SHORT, prompt=own_head(model, reference))
-    assert plain.score != pytest.approx(found.score, rel=1e-3)
+    plain = own_head(model, reference)
+    with torch.no_grad():
+        output = reference(**pair)
+    typed = torch.stack([output.start_logits, output.end_logits], -1)[0].numpy()
+    assert relative(model.outputs((QUESTION, SHORT), prompt=plain), typed) < 1e-4
+    assert relative(model.outputs(pair.input_ids[0].tolist(), prompt=plain), typed) > 1e-2
+    without = model.answer(QUESTION, SHORT, prompt=plain)
+    assert without.score != pytest.approx(found.score, rel=1e-3)
 
 
 def test_a_prompt_takes_room_in_each_window(model: Model, reference: Any) -> None:

@@ -481,7 +481,9 @@ def test_prompts_whose_heads_agree_share_a_run(model: Model) -> None:
     same = head(3)
     first = model.load_prompt(prompt_of(rows(3, 5), same, name="first", labels=("a", "b", "c")))
     second = model.load_prompt(prompt_of(rows(6, 6), same, name="second"))
-    requests = [([[5, 6], prompt, ids], None) for ids in texts() for prompt in (first, second)]
+    requests: list[Any] = [
+        ([[5, 6], prompt, ids], None) for ids in texts() for prompt in (first, second)
+    ]
     batch = model.classify_batch(requests)
     assert len({row.latency.prefill_ms for row in batch}) == 1
     for (content, _), row in zip(requests, batch, strict=True):

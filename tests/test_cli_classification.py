@@ -1,6 +1,7 @@
 """Text classification from the command line: export, pack with labels, run, verify against peft."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -46,7 +47,10 @@ def packed(bundle: Path, adapter: Path, tmp_path_factory: pytest.TempPathFactory
 def test_export_asks_for_the_task_of_an_encoder(
     model_folder: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    result = edgept_main("export", model_folder("bert"), "-o", tmp_path / "b")
+    masked = Path(shutil.copytree(model_folder("bert"), tmp_path / "masked"))
+    config = json.loads((masked / "config.json").read_text())
+    (masked / "config.json").write_text(json.dumps(config | {"architectures": ["BertForMaskedLM"]}))
+    result = edgept_main("export", masked, "-o", tmp_path / "b")
     assert (result.exit_code, result.stdout) == (2, "")
     assert "--task text-classification" in result.stderr
     generate = ["--task", "text-generation"]

@@ -13,6 +13,7 @@ import edgept
 from edgept import Model, Prompt
 from edgept.bundle import read_manifest
 from edgept.cli import main
+from edgept.cli.requests import read_requests
 from edgept.cli.session import converse
 from edgept.prompt_file import write_prompt
 from tests.encoder_bundles import TEXTS, with_tokenizer, word_pieces
@@ -193,7 +194,7 @@ def test_vectors(
 
 
 def test_long_texts_are_cut_when_asked_and_that_is_said(
-    bundle: Callable[[str], Path], prompt: Callable[..., Path]
+    bundle: Callable[[str], Path], prompt: Callable[..., Path], tmp_path: Path
 ) -> None:
     task = "feature-extraction"
     command = ["-b", bundle(task), "--prompt", prompt(task), "--json"]
@@ -201,6 +202,11 @@ def test_long_texts_are_cut_when_asked_and_that_is_said(
     refused = edgept_main(*command, text)
     assert (refused.exit_code, refused.stdout) == (2, "")
     assert "(--truncate)" in refused.stderr
+    texts = tmp_path / "texts.txt"
+    texts.write_text(f"{TEXTS[0]}\n{text}\n{TEXTS[1]}\n")
+    partly = edgept_main(*command, "--input", texts)  # what stands in front of it is read
+    assert partly.exit_code == 2
+    assert [json.loads(line)["input"] for line in partly.stdout.splitlines()] == TEXTS[:1]
     cut = edgept_main(*command, "--truncate", text)
     assert said(cut)[0]["truncated"] == 402 - (256 - 4)
     assert "150 tokens of this text were cut off" in cut.stderr
@@ -258,3 +264,15 @@ def test_session(
     assert len(captured.out.splitlines()) == 2
     assert captured.out.splitlines()[0].endswith(spans[0].text)
     assert "prefill" in captured.err
+
+
+def test_lines_of_any_task_may_be_json(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"text": "one\\ntwo", "label": 3}\n\n{"text": "three"}\n')
+    found = [*read_requests(None, str(rows), str.upper, asks_context=False)]
+    assert found == [("one\ntwo", "ONE\nTWO"), ("three", "THREE")]
+    plain = tmp_path / "rows.txt"
+    plain.write_text('{"text": "one"}\n')
+    assert [*read_requests(None, str(plain), str.upper, asks_context=False)] == [
+        ('{"text": "one"}', '{"TEXT": "ONE"}')
+    ]

