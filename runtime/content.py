@@ -96,6 +96,7 @@ class Input:
         ids: (tokens,) int64: token ids, and ids from vocab_size on for rows of the table.
         table: (rows, hidden), the rows of the other prompts one after the other; None without any.
         virtual_tokens: of all prompts.
+        front: the prompt that the request begins with, where its rows are run; None without one.
     """
 
     prompts: tuple[LoadedPrompt, ...]
@@ -103,6 +104,7 @@ class Input:
     ids: npt.NDArray[np.int64]
     table: npt.NDArray[Any] | None
     virtual_tokens: int
+    front: LoadedPrompt | None = None
 
     @property
     def length(self) -> int:
@@ -162,6 +164,7 @@ def compose(
     rows: list[npt.NDArray[Any]] = []
     prompts: list[LoadedPrompt] = []
     prefix: LoadedPrompt | None = None
+    front: LoadedPrompt | None = None
     next_virtual, virtual_tokens, seen_text = vocab_size, 0, False
     takes_room = [
         part for part in parts if not isinstance(part, LoadedPrompt) or part.num_virtual_tokens
@@ -183,6 +186,7 @@ def compose(
                     "stand at the very start with a text behind it. Put it first, and give a text."
                 )
             else:
+                front = part if not ids and prefix is None else front
                 ids.extend(range(next_virtual, next_virtual + len(part.rows)))
                 next_virtual += len(part.rows)
                 rows.append(part.rows)
@@ -200,7 +204,7 @@ def compose(
     if not ids:
         raise UsageError("the request is empty: give a text, or token ids, or a prompt of rows.")
     table = np.concatenate(rows) if rows else None
-    return Input(tuple(prompts), prefix, np.asarray(ids, np.int64), table, virtual_tokens)
+    return Input(tuple(prompts), prefix, np.asarray(ids, np.int64), table, virtual_tokens, front)
 
 
 def encode_parts(rendered: Sequence[object], tokenizer: Tokenizer) -> Content:

@@ -104,8 +104,9 @@ class Graph:
                 f"choose it (--provider {self.providers[0]})."
             )
         self.float_type = np.dtype(manifest.float_type)
-        logits = next(item for item in self._session.get_outputs() if item.name == "logits")
-        last = logits.shape[-1]
+        # an encoder-decoder's encoder has none
+        logits = next((item for item in self._session.get_outputs() if item.name == "logits"), None)
+        last = None if logits is None else logits.shape[-1]
         self.logits_size = last if isinstance(last, int) else 0
         self.input_names = frozenset(
             item.name
@@ -114,7 +115,8 @@ class Graph:
                 *self._session.get_overridable_initializers(),
             )
         )
-        self.logits_type = np.dtype(np.float16 if "float16" in logits.type else np.float32)
+        is_half = logits is not None and "float16" in logits.type
+        self.logits_type = np.dtype(np.float16 if is_half else np.float32)
         self._device = "cuda" if self.providers[0].startswith(("CUDA", "Tensorrt")) else "cpu"
         self._run_options = binding.RunOptions()
         self._run_options.log_severity_level = 4  # fatal; an error is raised, and needs no log line
