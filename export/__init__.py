@@ -7,14 +7,16 @@ Code organization (a model passes through these in order):
     llm_builder.py      decoder-only models that onnxruntime-genai's builder knows
     torch_exporter.py   every other decoder-only model, through torch.onnx
     classifier_exporter.py  classifiers, the head an input too; tracing.py torch.onnx itself
+    seq2seq_exporter.py  encoder-decoders, two graphs; generation_rules.py their generation_config
     graph.py            what both graphs get: virtual tokens, logits_to_keep, metadata
     genai_config.py     what a stock onnxruntime-genai program reads
     quantize.py         int4 and int8 weights for graphs from torch.onnx
-    parity.py           PyTorch against the bundle, figure by figure: generation_parity.py and
-                        classifier_parity.py, collected by tally.py
+    parity.py           PyTorch against the bundle, figure by figure: generation_parity.py,
+                        classifier_parity.py and seq2seq_parity.py, collected by tally.py
     chatter.py          their messages, to a log
     exporter.py         `edgept export`: all of the above, then one rename
-    verifier.py         `edgept verify`: parity on demand, with peft itself as the reference
+    verifier.py         `edgept verify`: parity on demand, with peft itself as the reference;
+                        seq2seq_verifier.py for encoder-decoders
 """
 
 from edgept.export.exporter import export_model

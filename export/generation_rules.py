@@ -54,7 +54,9 @@ def read_decoding(generation: Any, eos_token_ids: list[int]) -> Decoding:
             "every answer starts with. Set it in generation_config.json."
         )
     # an end that is forbidden would be none; transformers leaves it out as well
-    bad = [ids for ids in generation.bad_words_ids or [] if ids not in [[end] for end in eos_token_ids]]
+    bad = [
+        ids for ids in generation.bad_words_ids or [] if ids not in [[end] for end in eos_token_ids]
+    ]
     return Decoding(
         start_token_id=start,
         forced_bos_token_id=generation.forced_bos_token_id,

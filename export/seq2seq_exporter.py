@@ -126,9 +126,7 @@ def probe_seq2seq_kv(model: Any) -> KVGeometry:
     )
 
 
-def export_seq2seq(
-    model: Any, family: Seq2SeqFamily, kv: KVGeometry
-) -> tuple[ir.Model, ir.Model]:
+def export_seq2seq(model: Any, family: Seq2SeqFamily, kv: KVGeometry) -> tuple[ir.Model, ir.Model]:
     """Export an encoder-decoder.
 
     Args:
@@ -162,7 +160,9 @@ def export_seq2seq(
     decoder = trace(
         CrossDecoder(model).eval(),
         [
-            GraphInput("input_ids", ("batch_size", "sequence_length"), torch.zeros_like(ids[:, 1:])),
+            GraphInput(
+                "input_ids", ("batch_size", "sequence_length"), torch.zeros_like(ids[:, 1:])
+            ),
             GraphInput("encoder_attention_mask", _SOURCE, torch.ones_like(ids)),
             _cache(model, kv, "decoder", 5, "past_sequence_length"),
             _cache(model, kv, "encoder", ids.shape[1], "encoder_sequence_length"),

@@ -62,7 +62,9 @@ class BeamSearch:
         if self._cache is None:
             logits = self._begin()
         else:
-            tokens = [answer[-1] for index in self._running for answer in self._beams[index].answers]
+            tokens = [
+                answer[-1] for index in self._running for answer in self._beams[index].answers
+            ]
             logits = self._decoder.step(self._cache, tokens)[:, -1]
         if self._cache is None:
             raise AssertionError("opened in the first step")
@@ -111,9 +113,7 @@ class BeamSearch:
         self._cache.take_sources(every)
         return np.concatenate(logits)[every]
 
-    def _scores(
-        self, index: int, logits: npt.NDArray[np.float32]
-    ) -> npt.NDArray[np.float32]:
+    def _scores(self, index: int, logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Log-probabilities (beams, vocabulary) under the penalty and the model's own rules."""
         scores = log_probabilities(logits)
         most = self._rows[index].most

@@ -42,7 +42,9 @@ class BeamOptions:
     def __post_init__(self) -> None:
         beams, penalty = self.num_beams, self.length_penalty
         if beams is not None and (type(beams) is not int or not 1 <= beams <= 64):
-            raise UsageError(f"num_beams is {beams!r}, expected a whole number from 1 (greedy) to 64.")
+            raise UsageError(
+                f"num_beams is {beams!r}, expected a whole number from 1 (greedy) to 64."
+            )
         if penalty is not None and (
             isinstance(penalty, bool)
             or not isinstance(penalty, (int, float))
@@ -141,7 +143,7 @@ class Beams:
                 for answer in answers
             ]
         )
-        running = scores + ends * _OUT
+        running = scores + _marked(ends)
         goes_on = _highest(running, self._count)
         self._collect(answers, scores, ends, length)
         self.answers = [answers[index] for index in goes_on]
@@ -168,7 +170,7 @@ class Beams:
         final = scores / np.float32(length**self._penalty)
         if (bool(self._has_ended.all()) and self._early is True) or not self._may_improve:
             final = final + _OUT
-        final = final + ~just_ended * _OUT
+        final = final + _marked(~just_ended)
         merged = np.concatenate([self._ended_scores, final])
         best = _highest(merged, self._count)
         every = [*self._ended, *answers]
@@ -183,6 +185,11 @@ class Beams:
         best = self._scores[0] / np.float32(length**self._penalty)
         worst = np.where(self._has_ended, self._ended_scores.min(), _OUT)
         return bool((best > worst).any())
+
+
+def _marked(out: npt.NDArray[np.bool_]) -> Scores:
+    """What to add to scores so that those that are out of the running are."""
+    return np.where(out, _OUT, np.float32(0))
 
 
 def _highest(scores: Scores, count: int) -> npt.NDArray[np.int64]:

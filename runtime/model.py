@@ -371,6 +371,10 @@ class Model:
     def _generator(self, call: str) -> Generator:
         return self._runner if isinstance(self._runner, Generator) else self._refuse(call)
 
+    def _seq2seq(self, call: str) -> Seq2SeqGenerator:
+        runner = self._runner
+        return runner if isinstance(runner, Seq2SeqGenerator) else self._refuse(call)
+
     def _classifier(self, call: str) -> Classifier:
         return self._runner if isinstance(self._runner, Classifier) else self._refuse(call)
 

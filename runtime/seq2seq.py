@@ -4,7 +4,7 @@ The encoder runs once a request, with the rows of its prompt, and leaves the key
 decoder's cross-attention. Prefix tuning's keys and values are what the decoder's own cache begins with.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -55,9 +55,7 @@ class Seq2SeqDecoder:
         max_length: longest source, its virtual tokens included, and longest answer.
     """
 
-    def __init__(
-        self, encoder: Graph, decoder: Graph, manifest: Manifest, max_length: int
-    ) -> None:
+    def __init__(self, encoder: Graph, decoder: Graph, manifest: Manifest, max_length: int) -> None:
         if manifest.kv is None or manifest.decoding is None:
             raise AssertionError("an encoder-decoder's bundle has both; checked when it was opened")
         self._encoder, self._decoder, self._kv = encoder, decoder, manifest.kv
@@ -204,12 +202,14 @@ def _resident(graph: Graph, tensors: list[Any]) -> list[Any]:
 def _run(
     graph: Graph,
     feeds: dict[str, Any],
-    shapes: dict[str, tuple[int, ...]],
+    shapes: Mapping[str, tuple[int, ...]],
     logits: npt.NDArray[Any] | None = None,
 ) -> list[Any]:
     """Run a graph once; tensors of these shapes come out, logits are written where they are."""
     values = {
-        name: graph.value(np.ascontiguousarray(tensor)) if isinstance(tensor, np.ndarray) else tensor
+        name: graph.value(np.ascontiguousarray(tensor))
+        if isinstance(tensor, np.ndarray)
+        else tensor
         for name, tensor in feeds.items()
     }
     outputs: dict[str, Any]

@@ -48,12 +48,10 @@ class Seq2SeqGenerator:
     def logits(self, request: Input, answer: Sequence[int]) -> npt.NDArray[np.float32]:
         """Logits (answer + 1, vocabulary) of what follows the start token and each token of an answer."""
         cache = self.decoder.open(request, 0)
-        first = self.decoder.prefill(cache, request)
-        if not answer:
-            return first[0]
-        rest = self.decoder.run(cache, np.array([answer], np.int64))
-        logits: npt.NDArray[np.float32] = np.concatenate([first[0], rest[0]])
-        return logits
+        logits = [self.decoder.prefill(cache, request)[0]]
+        if answer:
+            logits.append(self.decoder.run(cache, np.array([answer], np.int64))[0])
+        return np.concatenate(logits)
 
     def stream(
         self,
@@ -67,15 +65,29 @@ class Seq2SeqGenerator:
     ) -> GenerationStream:
         """Generate for one request; beams give their text at once, at the end."""
         beams = self._filled_in(beams, sampling)
-        times = {
-            "load_ms": load_ms,
-            "tokenize_ms": (time.perf_counter() - started) * 1e3,
-            "started": started,
-        }
-        args = (self.decoder, request, sampling, limits)
+        tokenize_ms = (time.perf_counter() - started) * 1e3
         if beams.num_beams == 1:
-            return GenerationStream(*args, self._tokenizer, **times)
-        return BeamStream(*args, self._tokenizer, beams, **times)
+            return GenerationStream(
+                self.decoder,
+                request,
+                sampling,
+                limits,
+                self._tokenizer,
+                load_ms=load_ms,
+                tokenize_ms=tokenize_ms,
+                started=started,
+            )
+        return BeamStream(
+            self.decoder,
+            request,
+            sampling,
+            limits,
+            self._tokenizer,
+            beams,
+            load_ms=load_ms,
+            tokenize_ms=tokenize_ms,
+            started=started,
+        )
 
     def batch(
         self,
@@ -106,9 +118,7 @@ class Seq2SeqGenerator:
                 for index in group
             ]
             if beams.num_beams == 1:
-                found = generate_rows(
-                    self.decoder, rows, chosen, limits, self._tokenizer, **times
-                )
+                found = generate_rows(self.decoder, rows, chosen, limits, self._tokenizer, **times)
             else:
                 found = search_rows(
                     self.decoder, rows, sampling, limits, self._tokenizer, beams, **times

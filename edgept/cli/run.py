@@ -71,6 +71,16 @@ _MAX_REQUEST = 16 << 20  # characters; no model takes as many
 )
 @click.option("--seed", type=click.IntRange(min=0), help="Of the sampling.")
 @click.option("--stop", multiple=True, help="End at this text. May be given several times.")
+@click.option(
+    "--num-beams",
+    type=click.IntRange(1, 64),
+    help="Beams of beam search, on an encoder-decoder. 1 is greedy. [default: the model's own]",
+)
+@click.option(
+    "--length-penalty",
+    type=float,
+    help="Of beam search: above 0 favours long answers. [default: the model's own]",
+)
 @click.option("--threads", type=click.IntRange(min=1), help="[default: every core]")
 @click.option(
     "--provider", "providers", multiple=True, help="onnxruntime provider. [default: the bundle's]"
@@ -94,6 +104,8 @@ def run(
     repetition_penalty: float,
     seed: int | None,
     stop: tuple[str, ...],
+    num_beams: int | None,
+    length_penalty: float | None,
     threads: int | None,
     providers: tuple[str, ...],
     max_length: int | None,
@@ -125,6 +137,8 @@ def run(
         "repetition_penalty": repetition_penalty,
         "seed": seed,
         "stop": stop,
+        "num_beams": num_beams,
+        "length_penalty": length_penalty,
     }
     classifies = model.manifest.task == "text-classification"
     if classifies:

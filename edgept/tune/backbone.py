@@ -115,17 +115,23 @@ def load_backbone(
 
 def _find(model: str, task: str | None) -> ModelSource:
     try:
-        return find_model(model, task)
+        source = find_model(model, task)
+        if source.is_seq2seq:
+            raise UsageError(
+                f"{model} is an encoder-decoder, which this version exports and runs but does not tune. Tune "
+                "its prompt with peft (task_type SEQ_2_SEQ_LM); edgept reads the folder that peft saves."
+            )
+        return source
     except UsageError:
         if task is not None:
             raise
         try:
-            source = find_model(model, "text-classification")
+            encoder = find_model(model, "text-classification")
         except UsageError:
-            source = None
-        if source is None or not source.is_encoder:
+            encoder = None
+        if encoder is None or not encoder.is_encoder:
             raise
-        return source
+        return encoder
 
 
 @contextmanager
