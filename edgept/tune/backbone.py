@@ -114,24 +114,28 @@ def load_backbone(
 
 
 def _find(model: str, task: str | None) -> ModelSource:
+    source = _find_source(model, task)
+    if source.is_seq2seq:
+        raise UsageError(
+            f"{model} is an encoder-decoder, which this version exports and runs but does not tune. Tune "
+            "its prompt with peft (task_type SEQ_2_SEQ_LM); edgept reads the folder that peft saves."
+        )
+    return source
+
+
+def _find_source(model: str, task: str | None) -> ModelSource:
     try:
-        source = find_model(model, task)
-        if source.is_seq2seq:
-            raise UsageError(
-                f"{model} is an encoder-decoder, which this version exports and runs but does not tune. Tune "
-                "its prompt with peft (task_type SEQ_2_SEQ_LM); edgept reads the folder that peft saves."
-            )
-        return source
+        return find_model(model, task)
     except UsageError:
         if task is not None:
             raise
         try:
-            encoder = find_model(model, "text-classification")
+            source = find_model(model, "text-classification")
         except UsageError:
-            encoder = None
-        if encoder is None or not encoder.is_encoder:
+            source = None
+        if source is None or not source.is_encoder:
             raise
-        return encoder
+        return source
 
 
 @contextmanager
