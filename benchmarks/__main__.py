@@ -29,7 +29,7 @@ _PACKAGES = (
     *("peft", "torch", "transformers", "numpy"),
 )
 # measured on two cores, everything prepared: minutes
-_QUICK_MINUTES, _FULL_MINUTES = 12, 45
+_QUICK_MINUTES, _FULL_MINUTES = 14, 45
 _PREPARE_MINUTES = 6
 
 

@@ -69,8 +69,8 @@ FULL = Effort(
 )
 QUICK = replace(
     FULL,
-    rounds=16,
-    new_tokens=32,
+    rounds=12,
+    new_tokens=16,
     residents=((1, 10, 100, 1000, 10_000), (1, 10, 100, 1000)),
     swaps=700,
     starts=3,

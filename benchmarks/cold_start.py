@@ -60,7 +60,13 @@ def measure(setting: Setting) -> Claim:
             median(whole for whole, _ in found["edgept"]) / 1e3,
             "s",
         ),
-        goal_of_ratio(what, 1.5, ours, [load for _, load in found["llama-q4"]])
+        goal_of_ratio(
+            what,
+            1.5,
+            ours,
+            [load for _, load in found["llama-q4"]],
+            "onnxruntime packs the weights for this processor; llama.cpp maps its file (NOTES.md)",
+        )
         if "llama-q4" in found
         else not_measured(what, "at most 1.5", missing.get("llama-q4", "not asked for")),
     ]

@@ -21,14 +21,20 @@ if TYPE_CHECKING:
     from edgept.prompt import Prompt
     from edgept.prompt_file import read_prompt, write_prompt
     from edgept.prompt_source import load_prompt_source
+    from edgept.runtime.answerer import Answer, Span
     from edgept.runtime.classifier import Classification
     from edgept.runtime.content import LoadedPrompt
+    from edgept.runtime.embedder import Embedding
     from edgept.runtime.generation import Generation
     from edgept.runtime.model import Model, load
+    from edgept.runtime.tagger import Entity, Tagging
 
 __all__ = [
+    "Answer",
     "Classification",
     "EdgeptError",
+    "Embedding",
+    "Entity",
     "ExportError",
     "Generation",
     "IncompatibleError",
@@ -38,6 +44,8 @@ __all__ = [
     "MissingDependencyError",
     "Model",
     "Prompt",
+    "Span",
+    "Tagging",
     "UntrustedError",
     "UsageError",
     "__version__",
@@ -50,12 +58,17 @@ __all__ = [
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Answer": "edgept.runtime.answerer",
     "Classification": "edgept.runtime.classifier",
+    "Embedding": "edgept.runtime.embedder",
+    "Entity": "edgept.runtime.tagger",
     "Generation": "edgept.runtime.generation",
     "Latency": "edgept.latency",
     "LoadedPrompt": "edgept.runtime.content",
     "Model": "edgept.runtime.model",
     "Prompt": "edgept.prompt",
+    "Span": "edgept.runtime.answerer",
+    "Tagging": "edgept.runtime.tagger",
     "load": "edgept.runtime.model",
     "load_prompt_source": "edgept.prompt_source",
     "read_prompt": "edgept.prompt_file",

@@ -104,12 +104,17 @@ class Manifest:
         max_virtual_tokens: longest prompt that this bundle takes.
         kv: the key/value cache's geometry; None for a model without one.
         head_size: width that a prompt's head.weight takes; None where the task has no head.
+        head_dense: whether the head has a layer in front of its last one, a matrix of this width and an
+            activation: head.dense.weight and head.dense.bias of a prompt.
         labels: class names of the model's own trained head, in order; empty without one.
         pad_token_id: which a decoder that classifies does not pool at a text's end; None where it has
             none, or generates.
+        pooling: how a text's vector is made of its tokens' where the task is feature-extraction: "mean"
+            or "cls", the first position; None elsewhere.
+        normalize: whether that vector is scaled to length one.
         bos_token_id: beginning-of-sequence id, None where the model has none.
         eos_token_ids: ids that end a generation.
-        precision: of the weights: fp32, fp16, int8 or int4.
+        precision: of the weights: fp32, fp16, int8, int8-dynamic or int4.
         block_size: weights that share a scale; None where they are floats, or nobody wrote it down.
         decoding: how an encoder-decoder generates; None of other models, whose requests say it all.
         float_type: numpy name of the graph's float inputs and outputs, "float32" or "float16".
@@ -144,6 +149,9 @@ class Manifest:
     head_size: int | None = None
     labels: list[str] = field(default_factory=list)
     pad_token_id: int | None = None
+    head_dense: bool = False
+    pooling: str | None = None
+    normalize: bool = False
     block_size: int | None = None
     decoding: Decoding | None = None
     files: dict[str, BundleFile] = field(default_factory=dict)
@@ -185,11 +193,15 @@ class Manifest:
                 "head_size": self.head_size,
                 "labels": json.dumps(self.labels, ensure_ascii=False),
             }
+        if self.head_dense:
+            entries["head_dense"] = 1
         if self.pad_token_id is not None:
             entries["pad_token_id"] = self.pad_token_id
         if self.decoding is not None:
             entries["decoding"] = json.dumps(asdict(self.decoding), sort_keys=True)
             entries["decoder_start_token_id"] = self.decoding.start_token_id
+        if self.pooling is not None:
+            entries |= {"pooling": self.pooling, "normalize": int(self.normalize)}
         return {f"edgept.{name}": str(entry) for name, entry in entries.items()}
 
 
@@ -274,6 +286,8 @@ def _check_fields(manifest: Manifest, path: Path) -> None:
         and _is_list(manifest.labels, str)
         and {type(manifest.bos_token_id), type(manifest.pad_token_id), type(manifest.block_size)}
         <= {int, type(None)}
+        and {type(manifest.head_dense), type(manifest.normalize)} == {bool}
+        and manifest.pooling in (None, "mean", "cls")
         and isinstance(manifest.opset, dict)
         and _is_list(list(manifest.opset.values()), int)
         and isinstance(manifest.parity, dict)
@@ -289,7 +303,7 @@ def _check_fields(manifest: Manifest, path: Path) -> None:
         sizes_are_sane
         and names_are_plain
         and types_are_right
-        and manifest.precision in ("fp32", "fp16", "int8", "int4")
+        and manifest.precision in ("fp32", "fp16", "int8", "int8-dynamic", "int4")
         and manifest.float_type in ("float32", "float16")
         and isinstance(manifest.fingerprint, str)
         and _FINGERPRINT.fullmatch(manifest.fingerprint)

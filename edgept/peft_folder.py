@@ -53,9 +53,12 @@ _TASKS = {
     "QUESTION_ANS": "question-answering",
     "FEATURE_EXTRACTION": "feature-extraction",
 }
+_TASKS_WITH_HEAD = {"text-classification", "token-classification", "question-answering"}
 PEFT_KEYS = {"prompt_embeddings", "prefix_task_cols", "prefix_task_rows"}
+# Last layers that peft saves whole, by its task types; a layer in front of one, where there are two.
 _CLASSIFIER_HEADS = ("classifier", "score")
 _HEADS = (*_CLASSIFIER_HEADS, "qa_outputs")
+_TWO_LAYERS = (("classifier.dense", "classifier.out_proj"), ("pre_classifier", "classifier"))
 
 
 def read_peft_folder(
@@ -184,8 +187,8 @@ def write_peft_folder(
     """Write a folder that peft's PeftModel.from_pretrained loads.
 
     Rows become PROMPT_TUNING whatever learned them, since that is what they are afterwards;
-    keys and values become PREFIX_TUNING. A head becomes the module that peft saves with a sequence
-    classifier; its labels are not written, since peft has no place for them.
+    keys and values become PREFIX_TUNING. A head becomes the module that peft saves with the task;
+    its labels are not written, since peft has no place for them.
 
     Args:
         prompt: the prompt.
@@ -201,7 +204,9 @@ def write_peft_folder(
     config, rows = _config_and_rows(prompt)
     head = _peft_head(prompt, manifest)
     if head:
-        config["modules_to_save"] = list(_CLASSIFIER_HEADS)
+        answers = prompt.task == "question-answering"
+        layers = {name.split(".")[1] for name in head} if answers else _CLASSIFIER_HEADS
+        config["modules_to_save"] = list(layers)
     config["base_model_name_or_path"] = prompt.base_model or (manifest.source if manifest else None)
     config["task_type"] = {task: name for name, task in _TASKS.items()}.get(prompt.task)
     config["inference_mode"] = True
@@ -218,7 +223,7 @@ def write_peft_folder(
 
 
 def _config_and_rows(prompt: Prompt) -> tuple[dict[str, Any], npt.NDArray[np.float32]]:
-    held = set(prompt.tensors) - {"head.weight", "head.bias"}
+    held = {name for name in prompt.tensors if not name.startswith("head.")}
     if held == {"prompt_embeds"} and prompt.tensors["prompt_embeds"].ndim == 2:
         rows = prompt.tensors["prompt_embeds"]  # (P, hidden)
         return {
@@ -226,6 +231,9 @@ def _config_and_rows(prompt: Prompt) -> tuple[dict[str, Any], npt.NDArray[np.flo
             "prompt_tuning_init": "RANDOM",
             "num_virtual_tokens": rows.shape[0],
             "token_dim": rows.shape[1],
+            # rows do not depend on them, but peft wants them where it cannot read a model's (DistilBERT)
+            "num_layers": 1,
+            "num_attention_heads": 1,
         }, rows
     if held == {"prompt_kv"}:
         cache = prompt.tensors["prompt_kv"]  # (layers, 2, kv_heads, P, head_dim)
@@ -260,25 +268,35 @@ def _peft_head(prompt: Prompt, manifest: Manifest | None) -> dict[str, npt.NDArr
     weight, bias = prompt.tensors.get("head.weight"), prompt.tensors.get("head.bias")
     if weight is None:
         return {}
-    if prompt.task != "text-classification" or manifest is None:
+    if prompt.task not in _TASKS_WITH_HEAD or manifest is None:
         found = f"a head for {prompt.task}" if manifest is not None else "a head"
         raise IncompatibleError(
-            f"prompt {prompt.name!r} has {found}; it can be written for peft's SEQ_CLS only, and only "
-            "where the bundle says what kind of model it is for. Give --bundle, or export it as "
-            "onnx-adapter instead."
+            f"prompt {prompt.name!r} has {found}; it can be written for peft's SEQ_CLS, TOKEN_CLS and "
+            "QUESTION_ANS only, and only where the bundle says what kind of model it is for. Give "
+            "--bundle, or export it as onnx-adapter instead."
         )
-    if manifest.kv is None:
-        zeros = np.zeros(len(weight), np.float32)
-        return {
-            "base_model.classifier.weight": np.ascontiguousarray(weight),
-            "base_model.classifier.bias": zeros if bias is None else np.ascontiguousarray(bias),
-        }
-    if bias is not None and bias.any():
-        raise IncompatibleError(
-            f"prompt {prompt.name!r} has a head with a bias; {manifest.architecture}'s has none, so peft "
-            "could not load it. Export it as onnx-adapter instead."
-        )
-    return {"base_model.score.weight": np.ascontiguousarray(weight)}
+    if manifest.kv is not None:
+        if bias is not None and bias.any():
+            raise IncompatibleError(
+                f"prompt {prompt.name!r} has a head with a bias; {manifest.architecture}'s has none, so "
+                "peft could not load it. Export it as onnx-adapter instead."
+            )
+        return {"base_model.score.weight": np.ascontiguousarray(weight)}
+    if prompt.task == "question-answering":
+        layers = {"head": "classifier" if manifest.model_type == "modernbert" else "qa_outputs"}
+    elif manifest.head_dense:
+        is_distilbert = manifest.model_type == "distilbert"
+        dense, last = _TWO_LAYERS[1 if is_distilbert else 0]
+        layers = {"head.dense": dense, "head": last}
+    else:
+        layers = {"head": "classifier"}
+    tensors = {}
+    for prefix, layer in layers.items():
+        weight = prompt.tensors[f"{prefix}.weight"]
+        bias = prompt.tensors.get(f"{prefix}.bias", np.zeros(len(weight), np.float32))
+        tensors[f"base_model.{layer}.weight"] = np.ascontiguousarray(weight)
+        tensors[f"base_model.{layer}.bias"] = np.ascontiguousarray(bias)
+    return tensors
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -353,40 +371,43 @@ def _prompt_tensor(
 
 
 def read_head(tensors: Tensors, source: Path) -> dict[str, npt.NDArray[np.float32]]:
-    """The head that peft trained beside a prompt (modules_to_save), where it is one linear layer.
+    """The head that peft trained beside a prompt (modules_to_save), where it is one linear layer or two.
 
     Args:
         tensors: all of the adapter that are not the prompt's, by peft's names.
         source: where they come from, for errors.
 
     Returns:
-        head.weight (classes, hidden) and, where there is one, head.bias (classes,); empty without a head.
+        head.weight (classes, hidden) and, where there is one, head.bias (classes,); of two layers, the
+        first one's as head.dense.weight (hidden, hidden) and head.dense.bias; empty without a head.
 
     Raises:
         IncompatibleError: something else was trained, too.
         InvalidFileError: the head is no matrix, or its bias no row.
     """
-    extra = {name.removeprefix("base_model."): name for name in tensors}
+    extra = {name.removeprefix("base_model."): tensor for name, tensor in tensors.items()}
     if not extra:
         return {}
-    for head in _HEADS:
-        if f"{head}.weight" in extra and extra.keys() <= {f"{head}.weight", f"{head}.bias"}:
-            parts = {
-                f"head.{part}": tensors[extra[f"{head}.{part}"]]
-                for part in ("weight", "bias")
-                if f"{head}.{part}" in extra
-            }
-            shapes = [part.shape for part in parts.values()]
-            if [len(shape) for shape in shapes] != [2, 1][: len(shapes)]:
+    for dense, last in (*_TWO_LAYERS, *((None, head) for head in _HEADS)):
+        found = {}
+        for prefix, layer in (("head.dense", dense), ("head", last)):
+            for part in ("weight", "bias"):
+                if f"{layer}.{part}" in extra:
+                    found[f"{prefix}.{part}"] = extra[f"{layer}.{part}"]
+        is_whole = f"{last}.weight" in extra and (dense is None or f"{dense}.weight" in extra)
+        if is_whole and len(found) == len(extra):
+            shapes = {name: tensor.shape for name, tensor in found.items()}
+            if any(len(shape) != (2 if "weight" in name else 1) for name, shape in shapes.items()):
                 raise InvalidFileError(
                     "peft-shape",
-                    f"{source}: {head} has the shapes {shapes}, expected (classes, hidden) and (classes,). "
-                    "Save the adapter again with peft.",
+                    f"{source}: {last} has the shapes {[*shapes.values()]}, expected (classes, hidden) and "
+                    "(classes,). Save the adapter again with peft.",
                 )
-            return parts
+            return found
     raise IncompatibleError(
         f"{source} also holds {_names(extra)}; edgept carries a head that is one linear layer "
-        f"({', '.join(_HEADS)}). Train without modules_to_save, or with such a head."
+        f"({', '.join(_HEADS)}), or two ({', '.join(map(' and '.join, _TWO_LAYERS))}). Train without "
+        "modules_to_save, or with such a head."
     )
 
 

@@ -26,7 +26,8 @@ class Prompt:
             ``prompt_kv`` (layers, 2, kv_heads, num_virtual_tokens, head_dim), initial keys [:, 0]
             and values [:, 1] as the cache holds them (prefix tuning, Li & Liang 2021; CARTRIDGE);
             ``head.weight`` (classes, head_size) and ``head.bias`` (classes,), a task's own head; a
-            prompt may be a head alone (linear probing).
+            prompt may be a head alone (linear probing). ``head.dense.weight`` (head_size, head_size)
+            and ``head.dense.bias`` (head_size,), the layer in front of it in models whose head has two.
         name: what a user calls the task, "spanish".
         method: peft's name of the method in lower case, "prompt_tuning"; "unknown" from bare tensors.
         fingerprint: of the frozen model that it was trained for or bound to (64 hex digits);
@@ -98,6 +99,9 @@ def check_fits(prompt: Prompt, manifest: Manifest) -> None:
         expected["prompt_kv"] = (kv.num_layers, 2, kv.num_kv_heads, None, kv.head_dim)
     if manifest.head_size is not None:
         expected |= {"head.weight": (None, manifest.head_size), "head.bias": (None,)}
+        if manifest.head_dense:
+            expected["head.dense.weight"] = (manifest.head_size, manifest.head_size)
+            expected["head.dense.bias"] = (manifest.head_size,)
     for name, tensor in prompt.tensors.items():
         if name not in expected:
             raise IncompatibleError(
@@ -147,16 +151,18 @@ def check_fits(prompt: Prompt, manifest: Manifest) -> None:
 def _check_head(prompt: Prompt, manifest: Manifest) -> None:
     """Check the head against the bundle; its shapes one by one have been checked."""
     weight, bias = prompt.tensors.get("head.weight"), prompt.tensors.get("head.bias")
+    dense = [name for name in prompt.tensors if name.startswith("head.dense.")]
     if weight is None:
-        if bias is not None:
+        lone = [*dense, *(["head.bias"] if bias is not None else [])]
+        if lone:
             raise IncompatibleError(
-                f"prompt {prompt.name!r} has head.bias but no head.weight. Pack the whole head."
+                f"prompt {prompt.name!r} has {' and '.join(lone)} but no head.weight. Pack the whole head."
             )
         if not manifest.labels:
             raise IncompatibleError(
                 f"prompt {prompt.name!r} has no head, and {manifest.source} has none of its own: "
                 "nothing says what the classes are. Pack a prompt that was trained with its head (peft's "
-                "SEQ_CLS saves it), or export a model that was fine-tuned for the task."
+                "SEQ_CLS, TOKEN_CLS and QUESTION_ANS save it), or export a model that was fine-tuned for the task."
             )
         # its fingerprint is the backbone's, whose heads are many: the classes tell most of them apart
         is_bound = prompt.fingerprint is not None or prompt.labels
@@ -167,7 +173,18 @@ def _check_head(prompt: Prompt, manifest: Manifest) -> None:
                 "Use the bundle that it was packed for, or pack it again from its source."
             )
         return
+    if manifest.head_dense and len(dense) != 2:
+        raise IncompatibleError(
+            f"prompt {prompt.name!r} has a head of one layer; that of {manifest.architecture} has two, "
+            "which are trained together: head.dense.weight and head.dense.bias stand in front of "
+            "head.weight. Pack the whole head (peft's folder has it)."
+        )
     classes = len(weight)
+    if manifest.task == "question-answering" and classes != 2:
+        raise IncompatibleError(
+            f"prompt {prompt.name!r}: head.weight has {classes} rows, expected 2: where an answer starts, "
+            "and where it ends. It is a head for another task."
+        )
     if classes < 2:
         raise IncompatibleError(
             f"prompt {prompt.name!r}: head.weight has {classes} row, expected one for each of two classes "

@@ -31,7 +31,14 @@ MAX_BYTES = 16 << 20
 MIN_BYTES = 16
 
 # The closed set of tensors, with the numbers of dimensions that each may have.
-TENSOR_RANKS = {"prompt_embeds": (2, 3), "prompt_kv": (5,), "head.weight": (2,), "head.bias": (1,)}
+TENSOR_RANKS = {
+    "prompt_embeds": (2, 3),
+    "prompt_kv": (5,),
+    "head.weight": (2,),
+    "head.bias": (1,),
+    "head.dense.weight": (2,),
+    "head.dense.bias": (1,),
+}
 
 # Longest value of each metadata key in bytes of UTF-8, in the order in which they are checked.
 MAX_VALUE_BYTES = {

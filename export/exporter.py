@@ -27,7 +27,8 @@ from edgept.bundle import (
 from edgept.errors import ExportError, UsageError
 from edgept.export import llm_builder
 from edgept.export.chatter import logged
-from edgept.export.classifier_exporter import export_decoder_classifier, export_encoder_classifier
+from edgept.export.decoder_classifier import export_decoder_classifier
+from edgept.export.encoder_exporter import export_encoder, padding_id
 from edgept.export.families import ENCODERS, SEQ2SEQ
 from edgept.export.fingerprint import fingerprint
 from edgept.export.genai_config import write_genai_config
@@ -38,9 +39,10 @@ from edgept.export.graph import (
     declare_head_inputs,
     declare_prompt_input,
 )
-from edgept.export.heads import find_head, head_labels
+from edgept.export.heads import find_head, head_labels, head_tensors, task_of
 from edgept.export.llm_builder import BuilderError
 from edgept.export.parity import check_parity
+from edgept.export.pooling import read_pooling
 from edgept.export.quantize import quantize_weights
 from edgept.export.seq2seq_exporter import export_seq2seq, probe_seq2seq_kv
 from edgept.export.source import ModelSource, find_model, load_frozen
@@ -106,8 +108,9 @@ def export_model(
     Args:
         model: local transformers folder or hub id.
         output: folder of the bundle; it appears when all is done.
-        precision: of the weights: fp32, fp16, int8 or int4 (weights only); None takes int4 for the
-            CPU, fp32 for an encoder there, and fp16 elsewhere.
+        precision: of the weights: fp32, fp16, int8 or int4 (weights only), or int8-dynamic (an
+            encoder's activations, too); None takes int4 for the CPU, fp32 for an encoder there, and
+            fp16 elsewhere.
         task: transformers' name; None finds it from the config.
         target: cpu, cuda or jetson: execution provider and float type.
         block_size: weights that share a scale in int8 and int4: 16, 32, 64, 128 or 256. Larger ones
@@ -143,7 +146,11 @@ def export_model(
             on_cpu = (source.is_encoder or source.is_seq2seq) and target == "cpu"
             precision = "fp32" if on_cpu else PRECISIONS[target][0]
         weights = WeightFormat(precision, target, block_size)
-        weights.check_width(source.config.get_text_config().hidden_size)
+        if weights.dynamic and not source.is_encoder:
+            raise UsageError(
+                "int8-dynamic is quicker only where many tokens are run at once, so it is for encoders. "
+                "Choose int8 or int4."
+            )
         build = _build_seq2seq if source.is_seq2seq else _build
         reference, graphs, kv = build(source, folder, log, weights, progress)
         if generates:
@@ -176,8 +183,9 @@ def _build(
     progress: Callable[[str], object],
 ) -> tuple[Any, list[ir.Model], KVGeometry | None]:
     """The frozen PyTorch model, the graph with its prompt input, and the cache's geometry."""
-    classifies = source.task == "text-classification"
-    if not classifies and llm_builder.knows(source):
+    generates = source.task == "text-generation"
+    if generates and llm_builder.knows(source):
+        weights.check_width(source.config.get_text_config().hidden_size)
         with tempfile.TemporaryDirectory(prefix="edgept-work-") as work:
             progress(f"building the {weights.precision} graph with onnxruntime-genai's builder")
             built = Path(work) / "built"
@@ -202,19 +210,17 @@ def _build(
     progress("exporting the graph with torch.onnx")
     model = copy.deepcopy(reference).half() if weights.half else reference
     if kv is None:
-        extra_inputs = ENCODERS[source.config.model_type].extra_inputs
-        graph = export_encoder_classifier(model, extra_inputs)
-    elif classifies:
-        graph = export_decoder_classifier(model, kv)
-    else:
+        graph = export_encoder(model, ENCODERS[source.config.model_type], source.task)
+    elif generates:
         graph = export_decoder(model, kv)
+    else:
+        graph = export_decoder_classifier(model, kv)
     if weights.bits is not None:
         progress(f"quantising the weights to {weights.precision}")
         graph = quantize_weights(graph, weights)
     float_type = ir.DataType.FLOAT16 if weights.half else ir.DataType.FLOAT
     declare_prompt_input(graph.graph, reference.get_input_embeddings().embedding_dim, float_type)
-    if classifies:
-        declare_head_inputs(graph.graph, *_default_head(reference, float_type))
+    declare_head_inputs(graph.graph, _default_head(reference, float_type))
     return reference, [graph], kv
 
 
@@ -245,16 +251,14 @@ def _build_seq2seq(
     return reference, graphs, kv
 
 
-def _default_head(reference: Any, dtype: ir.DataType) -> tuple[Any, Any]:
-    """The model's own head, weight (classes, head_size) and bias; one row of zeros where it has none."""
-    head = find_head(reference)
-    classes = len(head_labels(reference)) or 1
-    weight = np.zeros((classes, head.in_features), dtype.numpy())
-    bias = np.zeros(classes, dtype.numpy())
-    if classes > 1:
-        weight[:] = head.weight.numpy()
-        bias[:] = 0 if head.bias is None else head.bias.numpy()
-    return weight, bias
+def _default_head(reference: Any, dtype: ir.DataType) -> dict[str, Any]:
+    """The model's own head, by the graph's names; zeros where it has none, of one class if it may."""
+    head = {name: tensor.numpy() for name, tensor in head_tensors(reference).items()}
+    if head and not head_labels(reference):
+        classes = 2 if task_of(reference) == "question-answering" else 1
+        for name in ("head.weight", "head.bias"):
+            head[name] = np.zeros_like(head[name], shape=(classes, *head[name].shape[1:]))
+    return {name: array.astype(dtype.numpy()) for name, array in head.items()}
 
 
 def _add_prompt_input(graph: ir.Graph, embedding: Any) -> None:
@@ -299,8 +303,15 @@ def _describe(
     embedding = reference.get_input_embeddings()
     # BLOOM has no longest sequence of its own: its positions are biases of the attention
     max_positions = int(getattr(config, "max_position_embeddings", None) or 2048)
+    family = ENCODERS.get(source.config.model_type)
+    padding = None if family is None else padding_id(reference, family)
+    if padding is not None:
+        max_positions -= padding + 1  # rows of the table that no token's position takes
     rows = next(item for item in graph.graph.inputs if item.name == "prompt_embeds")
-    classifies = source.task == "text-classification"
+    head = head_tensors(reference)
+    pooling, normalize = None, False
+    if source.task == "feature-extraction":
+        pooling, normalize = read_pooling(source.folder)
     limit = max_virtual_tokens or min(_MAX_VIRTUAL_TOKENS, max(1, max_positions - 1))
     if not 1 <= limit < max(2, max_positions):
         raise UsageError(
@@ -321,7 +332,7 @@ def _describe(
         bos_token_id=bos if isinstance(bos, int) else None,
         eos_token_ids=source.eos_token_ids,
         precision=weights.precision,
-        block_size=None if weights.bits is None else weights.block_size,
+        block_size=weights.block_size if weights.bits and not weights.dynamic else None,
         float_type="float16" if rows.dtype == ir.DataType.FLOAT16 else "float32",
         target=weights.target,
         providers=_PROVIDERS[weights.target],
@@ -329,10 +340,13 @@ def _describe(
         min_onnxruntime=_MIN_ONNXRUNTIME,
         fingerprint=fingerprint(reference),
         created_by=f"edgept {__version__}, PyTorch {torch.__version__}",
-        head_size=find_head(reference).in_features if classifies else None,
-        labels=head_labels(reference) if classifies else [],
+        head_size=find_head(reference).in_features if head else None,
+        head_dense="head.dense.weight" in head,
+        labels=head_labels(reference) if head else [],
+        pooling=pooling,
+        normalize=normalize,
         # where transformers looks for it, too; an encoder pools its first position
-        pad_token_id=pad if classifies and kv is not None and isinstance(pad, int) else None,
+        pad_token_id=pad if head and kv is not None and isinstance(pad, int) else None,
         decoding=read_decoding(reference.generation_config, source.eos_token_ids)
         if source.is_seq2seq
         else None,

@@ -5,9 +5,8 @@ import json
 from typing import Any
 
 import torch
-from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
 
-from edgept.export.heads import find_head
+from edgept.export.heads import find_layers
 
 __all__ = ["fingerprint"]
 
@@ -41,8 +40,8 @@ def fingerprint(model: Any) -> str:
     there, for sharded and single files, and whatever an export quantises to. Weights count by
     their place in the model, shape and value and not by name, since transformers renames them
     between versions; a tensor that is tied counts once. Of the configuration, what differs from
-    the architecture's defaults counts, without token ids, dropout and the like. A sequence
-    classifier's head does not count, nor how many classes it has: prompts bring their own, so the
+    the architecture's defaults counts, without token ids, dropout and the like. The head of a
+    task does not count, nor how many classes it has: prompts bring their own, so the
     fingerprint is that of what stays frozen. Two checkpoints of one backbone with heads of their own
     have one fingerprint, then. A prompt without a head is told from the other's by the class names
     that it was bound to; where these are the same (LABEL_0, LABEL_1), nothing tells.
@@ -68,9 +67,8 @@ def fingerprint(model: Any) -> str:
 
 
 def _weight_digests(model: Any) -> list[bytes]:
-    seen: set[int] = set()
-    if type(model).__name__ in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES.values():
-        seen.update(parameter.data_ptr() for parameter in find_head(model).parameters())
+    head = find_layers(model).values()
+    seen = {parameter.data_ptr() for layer in head for parameter in layer.parameters()}
     digests = []
     for parameter in model.parameters():
         if parameter.data_ptr() in seen:

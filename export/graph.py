@@ -4,6 +4,7 @@ Inputs that a graph gains are overridable initializers: a program that does not 
 the plain model, and onnxruntime's own adapters (`.onnx_adapter`) can set them.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -30,10 +31,17 @@ def declare_prompt_input(graph: ir.Graph, hidden_size: int, dtype: ir.DataType) 
     return _declare(graph, "prompt_embeds", ["num_virtual_tokens", hidden_size], default)
 
 
-def declare_head_inputs(graph: ir.Graph, weight: npt.NDArray[Any], bias: npt.NDArray[Any]) -> None:
-    """Make `head.weight` (num_classes, head_size) and `head.bias` inputs with these defaults."""
-    _declare(graph, "head.weight", ["num_classes", weight.shape[1]], weight)
-    _declare(graph, "head.bias", ["num_classes"], bias)
+def declare_head_inputs(graph: ir.Graph, head: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Make the head's inputs (head.weight, head.bias, …) optional ones, with these defaults.
+
+    Args:
+        graph: that has them.
+        head: by name; of head.weight and head.bias the first dimension is free where the graph's is.
+    """
+    for name, default in head.items():
+        value = next(item for item in graph.inputs if item.name == name)
+        dims = [size if isinstance(size, int) else str(size.value) for size in value.shape or ()]
+        _declare(graph, name, dims, default)
 
 
 def _declare(

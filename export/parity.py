@@ -7,7 +7,7 @@ import torch
 
 from edgept.bundle import SEQ2SEQ_TASK
 from edgept.errors import ExportError, UsageError
-from edgept.export.classifier_parity import measure_classification
+from edgept.export.forward_parity import measure_forward
 from edgept.export.generation_parity import compare_perplexity, measure_generation
 from edgept.export.seq2seq_parity import measure_seq2seq
 from edgept.export.tally import TOLERANCE, Parity, Tally
@@ -63,7 +63,7 @@ def measure_parity(
     measure = {
         "text-generation": measure_generation,
         SEQ2SEQ_TASK: measure_seq2seq,
-    }.get(model.manifest.task, measure_classification)
+    }.get(model.manifest.task, measure_forward)
     measure(reference, model, tally, np.random.default_rng(_SEED))
     perplexity = None
     if verify_text is not None:

@@ -1,11 +1,14 @@
-"""Weight-only block quantisation of graphs from torch.onnx, by onnxruntime's own quantizer.
+"""Quantisation of graphs from torch.onnx, by onnxruntime's own quantizers.
 
 Every product with a constant matrix becomes MatMulNBits: blocks along the input dimension, symmetric,
-with activations quantised to int8 inside the kernel (accuracy level 4) on the CPU. Embedding tables
-keep their precision.
+with activations quantised to int8 inside the kernel (accuracy level 4) on the CPU. With int8-dynamic it
+becomes MatMulInteger between a DynamicQuantizeLinear and a rescaling, which onnxruntime fuses when it
+loads the graph. Embedding tables keep their precision.
 """
 
 import logging
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
@@ -28,6 +31,8 @@ def quantize_weights(model: ir.Model, weights: WeightFormat) -> ir.Model:
     from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
     _products_with_constants(model.graph)
+    if weights.dynamic:
+        return _quantize_dynamically(model)
     quantizer = MatMulNBitsQuantizer(
         ir.to_proto(model),
         bits=weights.bits,
@@ -40,6 +45,25 @@ def quantize_weights(model: ir.Model, weights: WeightFormat) -> ir.Model:
     quantizer.process()
     quantized: ir.Model = ir.from_proto(quantizer.model.model)
     return quantized
+
+
+def _quantize_dynamically(model: ir.Model) -> ir.Model:
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    with tempfile.TemporaryDirectory(prefix="edgept-work-") as work:
+        path = Path(work) / "quantized.onnx"
+        quantize_dynamic(
+            ir.to_proto(model),
+            path,
+            op_types_to_quantize=["MatMul"],
+            per_channel=True,
+            weight_type=QuantType.QInt8,
+            # products of two activations (attention) stay in float
+            extra_options={"MatMulConstBOnly": True},
+        )
+        quantized = ir.load(path)
+        ir.external_data.load_to_model(quantized)
+        return quantized
 
 
 def _products_with_constants(graph: ir.Graph) -> None:

@@ -38,7 +38,7 @@ def measure_seq2seq(
 ) -> None:
     """Compare under random prompts, into a tally."""
     requests = _random_requests(reference, model, random)
-    answers = int(model._graph.logits_size)
+    answers = int(model._graph.output_size)
     for ids, prompt in requests:
         answer = random.integers(0, answers, min(_ANSWER, model.max_length // 2)).tolist()
         expected = reference_logits(reference, ids, prompt, answer)

@@ -44,7 +44,7 @@ def compare_answers(
     count = min(_NEW_TOKENS, room - 1)
     for length in _LENGTHS:
         ids = random.integers(0, runtime.manifest.vocab_size, min(length, room)).tolist()
-        answer = random.integers(0, int(runtime._graph.logits_size), _ANSWER).tolist()[: room - 1]
+        answer = random.integers(0, int(runtime._graph.output_size), _ANSWER).tolist()[: room - 1]
         found = generator.logits(runtime._compose(ids, prompt), answer)
         # peft's forward puts a multitask prompt before the decoder, too; its generate does not, nor do we
         is_multitask = prompt.prompt.method == "multitask_prompt_tuning"

@@ -9,9 +9,12 @@ from optimum.exporters.tasks import TasksManager
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
+    AutoModel,
     AutoModelForCausalLM,
+    AutoModelForQuestionAnswering,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
     GenerationConfig,
 )
 from transformers.models.auto.modeling_auto import (
@@ -23,21 +26,21 @@ from transformers.models.auto.modeling_auto import (
 from edgept.bundle import SEQ2SEQ_TASK
 from edgept.errors import ExportError, UsageError
 from edgept.export.families import ENCODERS, SEQ2SEQ
-from edgept.export.heads import find_head, head_name
+from edgept.export.heads import find_layers
 
 __all__ = ["SUPPORTED_TASKS", "ModelSource", "find_model", "load_frozen"]
 
-SUPPORTED_TASKS = ("text-generation", "text-classification", SEQ2SEQ_TASK)
-
-# Class that loads a task's model, and the model types that transformers has it for.
-_AUTO_CLASSES: dict[str, tuple[Any, Any]] = {
-    "text-generation": (AutoModelForCausalLM, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES),
-    "text-classification": (
-        AutoModelForSequenceClassification,
-        MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
-    ),
-    SEQ2SEQ_TASK: (AutoModelForSeq2SeqLM, MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES),
+# The class that loads a task's model.
+_AUTO_CLASSES: dict[str, Any] = {
+    "text-generation": AutoModelForCausalLM,
+    "text-classification": AutoModelForSequenceClassification,
+    "token-classification": AutoModelForTokenClassification,
+    "question-answering": AutoModelForQuestionAnswering,
+    "feature-extraction": AutoModel,
+    SEQ2SEQ_TASK: AutoModelForSeq2SeqLM,
 }
+SUPPORTED_TASKS = tuple(_AUTO_CLASSES)
+_DECODER_TASKS = ("text-generation", "text-classification")
 
 
 @dataclass(frozen=True)
@@ -166,8 +169,9 @@ def _find_task(config: Any, architecture: str, task: str | None) -> str:
                 f"({', '.join(SUPPORTED_TASKS)})."
             ) from error
     model_type = config.model_type
+    is_encoder = model_type in ENCODERS
     if task not in SUPPORTED_TASKS:
-        classifies = model_type in ENCODERS or model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+        classifies = is_encoder or model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
         hint = " Say --task text-classification to export it for that." if classifies else ""
         if model_type in SEQ2SEQ:
             hint = f" Say --task {SEQ2SEQ_TASK} to export it for that."
@@ -188,18 +192,27 @@ def _find_task(config: Any, architecture: str, task: str | None) -> str:
                 f"not export; it exports {', '.join(SEQ2SEQ)}. Give one of these."
             )
         return task
-    if task == "text-generation" and model_type in ENCODERS:
+    if is_encoder and task == "text-generation":
         raise UsageError(
             f"{architecture} ({model_type}) is an encoder, which generates nothing. Say --task "
             "text-classification."
         )
-    if model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and model_type not in ENCODERS:
+    if not is_encoder and model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise UsageError(
             f"transformers has no decoder-only model of the type {model_type!r}, and the encoders that "
             f"this version exports are {', '.join(ENCODERS)}. Give one of these, or a causal language "
             "model."
         )
-    if model_type not in _AUTO_CLASSES[task][1]:
+    if not is_encoder and task not in _DECODER_TASKS:
+        raise UsageError(
+            f"{architecture} ({model_type}) is no encoder that this version knows, and {task} is exported "
+            f"for these: {', '.join(ENCODERS)}. A decoder-only model is exported for "
+            f"{' or '.join(_DECODER_TASKS)}."
+        )
+    if (
+        task == "text-classification"
+        and model_type not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
+    ):
         raise UsageError(
             f"transformers has no {model_type!r} model for the task {task}. Give a model of another "
             "family."
@@ -211,15 +224,23 @@ def load_frozen(source: ModelSource, dtype: torch.dtype = torch.float32) -> Any:
     """Load the PyTorch model, in evaluation mode, without gradients.
 
     Scaled-dot-product attention is what transformers takes where the model has it, and what
-    `torch.onnx` exports quickest. Of a classifier, the head alone may be missing from the checkpoint:
-    prompts bring their own. It is then all zeros.
+    `torch.onnx` exports quickest. The head alone may be missing from the checkpoint: prompts bring
+    their own. It is then all zeros.
 
     Raises:
         ExportError: the weights cannot be loaded, or some are missing from the checkpoint.
     """
+    family = ENCODERS.get(source.config.model_type)
+    options: dict[str, Any] = {}
+    if source.task == "feature-extraction" and family is not None and family.has_pooler:
+        options["add_pooling_layer"] = False
     try:
-        loaded: Any = _AUTO_CLASSES[source.task][0].from_pretrained(
-            source.folder, dtype=dtype, trust_remote_code=False, output_loading_info=True
+        loaded: Any = _AUTO_CLASSES[source.task].from_pretrained(
+            source.folder,
+            dtype=dtype,
+            trust_remote_code=False,
+            output_loading_info=True,
+            **options,
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ExportError(
@@ -228,14 +249,16 @@ def load_frozen(source: ModelSource, dtype: torch.dtype = torch.float32) -> Any:
         ) from error
     model, report = loaded
     missing = sorted(report["missing_keys"])
-    if source.task == "text-classification":
-        head, own = find_head(model), f"{head_name(model)}."
-        if any(name.startswith(own) for name in missing):
-            missing = [name for name in missing if not name.startswith(own)]
-            for parameter in head.parameters():
+    layers = find_layers(model)
+    own = {
+        f"{name}.{part}" for name, layer in layers.items() for part, _ in layer.named_parameters()
+    }
+    if own & {*missing}:
+        missing = [name for name in missing if name not in own]
+        for layer in layers.values():
+            for parameter in layer.parameters():
                 torch.nn.init.zeros_(parameter)
     if missing:
-        family = ENCODERS.get(source.config.model_type)
         reason = (
             f" ({family.why_incomplete})" if family is not None and family.why_incomplete else ""
         )

@@ -10,9 +10,15 @@ import numpy.typing as npt
 
 __all__ = ["TOLERANCE", "Parity", "Tally"]
 
-# Largest difference over largest logit. int8 is judged loosely, to find a wrong graph; int4 costs some
-# models more than a wrong graph would, so it is measured and not judged.
-TOLERANCE: dict[str, float | None] = {"fp32": 1e-4, "fp16": 2e-2, "int8": 0.1, "int4": None}
+# Largest difference over largest logit. int8 is judged loosely, to find a wrong graph; int4 and
+# int8-dynamic cost some models more than a wrong graph would, so they are measured and not judged.
+TOLERANCE: dict[str, float | None] = {
+    "fp32": 1e-4,
+    "fp16": 2e-2,
+    "int8": 0.1,
+    "int8-dynamic": None,
+    "int4": None,
+}
 
 
 @dataclass(frozen=True)
@@ -87,7 +93,7 @@ class Tally:
         self.greedy_equal = self.greedy_total = self.greedy_diverged = 0
 
     def add(self, found: npt.NDArray[np.float32], expected: npt.NDArray[np.float32]) -> None:
-        """Count logits (positions, vocabulary), or (texts, classes), of a case."""
+        """Count logits or hidden states (positions, width), or (texts, classes), of a case."""
         difference = float(np.abs(found - expected).max())
         scale = float(np.abs(expected).max())
         # max() drops a NaN that comes second; this keeps it

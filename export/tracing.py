@@ -16,8 +16,6 @@ from edgept.errors import ExportError
 
 __all__ = ["Dims", "GraphInput", "trace"]
 
-_OPSET = 20
-
 Dims: TypeAlias = Sequence[str | int]
 """A shape: the name of each dimension that is free, the size of each that is not."""
 
@@ -43,6 +41,7 @@ def trace(
     outputs: Mapping[str, Dims],
     *,
     name: str,
+    opset: int = 20,
 ) -> ir.Model:
     """Export a module.
 
@@ -51,6 +50,7 @@ def trace(
         arguments: of its forward; one that takes a list of tensors has a list here.
         outputs: names and shapes of what forward returns, in order; a dimension "" keeps its size.
         name: of the model, for errors.
+        opset: of the graph; 23 and later have attention as one operator.
 
     Returns:
         A model with weights in memory.
@@ -74,7 +74,7 @@ def trace(
             traced,
             (),
             dynamo=True,
-            opset_version=_OPSET,
+            opset_version=opset,
             verbose=False,
             input_names=[item.name for item in flat],
             output_names=list(outputs),

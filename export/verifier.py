@@ -11,10 +11,11 @@ import torch
 from edgept.bundle import SEQ2SEQ_TASK
 from edgept.errors import ExportError, IncompatibleError
 from edgept.export.chatter import logged
-from edgept.export.classifier_parity import reference_logits as class_logits
+from edgept.export.encoder_exporter import read_output
 from edgept.export.fingerprint import fingerprint
+from edgept.export.forward_parity import Request, reference_output, tally_requests
 from edgept.export.generation_parity import reference_logits as plain_logits
-from edgept.export.heads import find_head, head_name
+from edgept.export.heads import find_layers, head_name
 from edgept.export.parity import measure_parity
 from edgept.export.seq2seq_verifier import compare_answers
 from edgept.export.source import find_model, load_frozen
@@ -72,9 +73,9 @@ def verify_bundle(
             return measure_parity(reference, runtime, precision=precision, verify_text=verify_text)
         loaded = runtime.load_prompt(prompt, task_index=task_index)
         is_peft = (Path(prompt) / "adapter_config.json").is_file()
-        if runtime.manifest.task == "text-classification":
+        if runtime.manifest.task != "text-generation":
             folder = Path(prompt) if is_peft else None
-            return _compare_classes(reference, runtime, loaded, folder, task_index)
+            return _compare_forward(reference, runtime, loaded, folder, task_index)
         if runtime.manifest.task == SEQ2SEQ_TASK:
             adapted = _load_peft(reference, Path(prompt)) if is_peft else None
             named = _peft_name(reference, loaded) if is_peft else _plain_name(reference)
@@ -127,46 +128,51 @@ def _against_peft(
     return _compare(runtime, prompt, _peft_name(base, prompt), logits, generate)
 
 
-def _compare_classes(
+def _compare_forward(
     base: Any, runtime: Model, prompt: LoadedPrompt, folder: Path | None, task_index: int | None
 ) -> Parity:
     """Texts of several lengths, alone and in one batch; peft itself is the reference where there is a folder."""
     tally = Tally(TOLERANCE[runtime.manifest.precision])
     random = np.random.default_rng(_SEED)
     room = runtime.max_length - prompt.num_virtual_tokens
-    vocabulary = runtime.manifest.vocab_size
+    task, vocabulary = runtime.manifest.task, runtime.manifest.vocab_size
     texts = [random.integers(0, vocabulary, min(length, room)).tolist() for length in _LENGTHS]
     reference = _plain_name(base)
     if folder is None:
-        expected = [class_logits(base, ids, prompt) for ids in texts]
+        expected = [reference_output(base, task, ids, prompt) for ids in texts]
     else:
         reference = _peft_name(base, prompt)
-        expected = _peft_classes(base, prompt, folder, texts, task_index)
-    batch = runtime.classify_batch([(ids, prompt) for ids in texts])
-    for ids, row, logits in zip(texts, batch, expected, strict=True):
-        tally.add(runtime.classify(ids, prompt=prompt).logits[None], logits[None])
-        tally.add(row.logits[None], logits[None])
+        expected = _peft_outputs(base, task, prompt, folder, texts, task_index)
+    requests: list[Request] = [(ids, prompt) for ids in texts]
+    tally_requests(runtime, requests, expected, tally)
     return tally.parity(reference)
 
 
-def _peft_classes(
-    base: Any, prompt: LoadedPrompt, folder: Path, texts: list[list[int]], task_index: int | None
+def _peft_outputs(
+    base: Any,
+    task: str,
+    prompt: LoadedPrompt,
+    folder: Path,
+    texts: list[list[int]],
+    task_index: int | None,
 ) -> list[Any]:
     if prompt.head is not None:
         # peft puts its saved head in place of one that has as many classes
-        own, classes = find_head(base), len(prompt.head.labels)
+        name, classes = head_name(base), len(prompt.head.labels)
+        own = find_layers(base)[name]
         head = torch.nn.Linear(own.in_features, classes, bias=own.bias is not None)
-        setattr(base, head_name(base), head)
+        parent, _, attribute = name.rpartition(".")
+        setattr(base.get_submodule(parent), attribute, head)
         base.config.num_labels = base.num_labels = classes
     model = _load_peft(base, folder)
     extra = {} if task_index is None else {"task_ids": torch.tensor([task_index])}
-    logits = []
+    outputs = []
     for ids in texts:
         tokens = torch.tensor([ids])
         with torch.no_grad():
             output = model(input_ids=tokens, attention_mask=torch.ones_like(tokens), **extra)
-        logits.append(output.logits[0].float().numpy())
-    return logits
+        outputs.append(read_output(output, task)[0].float().numpy())
+    return outputs
 
 
 def _load_peft(base: Any, folder: Path) -> Any:

@@ -4,11 +4,13 @@ from dataclasses import dataclass
 
 from edgept.errors import UsageError
 
-__all__ = ["PRECISIONS", "WeightFormat"]
+__all__ = ["BLOCK_SIZES", "PRECISIONS", "WeightFormat"]
+
+BLOCK_SIZES = (16, 32, 64, 128, 256)
 
 # By target, the usual one first.
 PRECISIONS = {
-    "cpu": ("int4", "int8", "fp32"),
+    "cpu": ("int4", "int8", "int8-dynamic", "fp32"),
     "cuda": ("fp16", "int4", "int8", "fp32"),
     "jetson": ("fp16", "int4", "int8", "fp32"),
 }
@@ -19,10 +21,11 @@ class WeightFormat:
     """What `edgept export` makes of the weights.
 
     Integers are symmetric, one scale for each block of a matrix's input dimension (onnxruntime's
-    MatMulNBits).
+    MatMulNBits). int8-dynamic has one scale for each column instead, and quantises what comes in with
+    one scale a run: coarser, and quicker where a run is long, since it multiplies integers only.
 
     Attributes:
-        precision: fp32, fp16, int8 or int4.
+        precision: fp32, fp16, int8, int8-dynamic or int4.
         target: cpu, cuda or jetson.
         block_size: weights that share a scale, where they are integers.
     """
@@ -34,7 +37,12 @@ class WeightFormat:
     @property
     def bits(self) -> int | None:
         """4 or 8; None for floats."""
-        return int(self.precision[3:]) if self.precision.startswith("int") else None
+        return int(self.precision[3]) if self.precision.startswith("int") else None
+
+    @property
+    def dynamic(self) -> bool:
+        """Whether what comes in is quantised by the graph, not inside the product."""
+        return self.precision == "int8-dynamic"
 
     @property
     def accuracy_level(self) -> int:
@@ -47,14 +55,18 @@ class WeightFormat:
         return self.target != "cpu" and self.precision != "fp32"
 
     def check_width(self, hidden_size: int) -> None:
-        """Refuse blocks that do not divide a model's width: some kernels want whole ones.
+        """Refuse blocks that do not divide a model's width: onnxruntime looks up embeddings in whole ones.
 
         Raises:
             UsageError: they do not.
         """
         if self.bits is not None and hidden_size % self.block_size:
-            fitting = [size for size in (16, 32, 64, 128, 256) if hidden_size % size == 0]
+            fitting = [str(size) for size in BLOCK_SIZES if hidden_size % size == 0]
             raise UsageError(
-                f"--block-size {self.block_size} does not divide the model's width, {hidden_size}; "
-                + (f"{fitting} do." if fitting else "no block size does: use --precision fp32.")
+                f"blocks of {self.block_size} weights do not divide the model's width, {hidden_size}. "
+                + (
+                    f"Choose --block-size {' or '.join(fitting)}, or --precision fp32."
+                    if fitting
+                    else "No size of blocks does: choose --precision fp32."
+                )
             )

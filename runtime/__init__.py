@@ -5,10 +5,15 @@ Code organization (a request passes through these in order):
     generator.py    text generation, with its options.py and perplexity.py
     seq2seq_generator.py  the same on an encoder-decoder, whose moves are in seq2seq.py; rules.py what
                     its generation_config forbids; beams.py and beam_stream.py beam search
+    reading.py      the calls on models that read and do not write, all over forward.py, one pass
+    batching.py     which rows run together
     classifier.py   text classification
+    tagger.py       token classification
+    answerer.py     question answering
+    embedder.py     feature extraction
     residency.py    a prompt's tensors as the graph takes them
     content.py      texts, prompts and ids of a request to ids and a prompt table
-    text.py         tokens and text; chat.py chat templates in a sandbox
+    text.py         tokens and text; encoding.py where tokens stand in it; chat.py chat templates in a sandbox
     decoder.py      a decoder-only graph: open, prefill, step
     cache.py        its keys and values, in place or growing
     graph.py        the onnxruntime session
@@ -21,33 +26,46 @@ Code organization (a request passes through these in order):
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from edgept.runtime.answerer import Answer, Span
     from edgept.runtime.classifier import Classification
     from edgept.runtime.content import LoadedPrompt
+    from edgept.runtime.embedder import Embedding
     from edgept.runtime.generation import Generation, GenerationStream
     from edgept.runtime.model import Model, load
     from edgept.runtime.options import GenerateOptions
     from edgept.runtime.sampling import Sampling
+    from edgept.runtime.tagger import Entity, Tagging
 
 __all__ = [
+    "Answer",
     "Classification",
+    "Embedding",
+    "Entity",
     "GenerateOptions",
     "Generation",
     "GenerationStream",
     "LoadedPrompt",
     "Model",
     "Sampling",
+    "Span",
+    "Tagging",
     "load",
 ]
 
 # Loaded on first use: `edgept doctor` must run where a package that the model needs is missing.
 _HOMES = {
+    "Answer": "edgept.runtime.answerer",
     "Classification": "edgept.runtime.classifier",
+    "Embedding": "edgept.runtime.embedder",
+    "Entity": "edgept.runtime.tagger",
     "GenerateOptions": "edgept.runtime.options",
     "Generation": "edgept.runtime.generation",
     "GenerationStream": "edgept.runtime.generation",
     "LoadedPrompt": "edgept.runtime.content",
     "Model": "edgept.runtime.model",
     "Sampling": "edgept.runtime.sampling",
+    "Span": "edgept.runtime.answerer",
+    "Tagging": "edgept.runtime.tagger",
     "load": "edgept.runtime.model",
 }
 

@@ -1,6 +1,6 @@
 """From what a request says to what the graph is fed: token ids, virtual ids and a prompt table."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from edgept.errors import UsageError
 from edgept.prompt import Prompt
+from edgept.runtime.encoding import EncodedText
 from edgept.runtime.text import Tokenizer
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "Input",
     "LoadedPrompt",
     "check_length",
+    "check_tokenizer",
     "compose",
     "encode_parts",
 ]
@@ -24,17 +26,29 @@ __all__ = [
 
 @dataclass(frozen=True, eq=False)
 class Head:
-    """A classification head, resident.
+    """A task's head, resident.
 
     Attributes:
-        weight: (classes, head_size) in the graph's float type.
-        bias: (classes,), zeros where the head has none.
+        tensors: what the graph takes, in its float type: head.weight (classes, head_size) and
+            head.bias (classes,), zeros where the head has none; of some models also
+            head.dense.weight (head_size, head_size) and head.dense.bias (head_size,).
         labels: one name a class.
+        digest: of the tensors; rows whose heads have the same one are run together.
     """
 
-    weight: npt.NDArray[Any]
-    bias: npt.NDArray[Any]
+    tensors: Mapping[str, npt.NDArray[Any]]
     labels: tuple[str, ...]
+    digest: bytes
+
+    @property
+    def weight(self) -> npt.NDArray[Any]:
+        """(classes, head_size)."""
+        return self.tensors["head.weight"]
+
+    @property
+    def bias(self) -> npt.NDArray[Any]:
+        """(classes,)."""
+        return self.tensors["head.bias"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +56,8 @@ class LoadedPrompt:
     """A prompt that is resident on one model, ready to be swapped in.
 
     Attributes:
-        prompt: as read from its file.
+        prompt: as read from its file, its tensors in the graph's float type and shared with the
+            arrays below.
         rows: (num_virtual_tokens, hidden) in the graph's float type; None for a prompt that is
             keys and values only (prefix tuning), or a head alone.
         kv: (2 · layers, kv_heads, num_virtual_tokens, head_dim), key and value of each layer in
@@ -74,7 +89,7 @@ class LoadedPrompt:
     @property
     def nbytes(self) -> int:
         """Memory that being resident costs: its rows, its keys and values and its head, in bytes."""
-        head = (None, None) if self.head is None else (self.head.weight, self.head.bias)
+        head = () if self.head is None else self.head.tensors.values()
         return sum(array.nbytes for array in (self.rows, self.kv, *head) if array is not None)
 
 
@@ -83,7 +98,10 @@ Part: TypeAlias = str | LoadedPrompt | Sequence[int]
 
 # One Sequence, not a choice of two: type checkers then accept a list as it is written in a call.
 Content: TypeAlias = str | Sequence[int | Part]
-"""A request: one text, token ids, or pieces of both with prompts anywhere among them."""
+"""A request: one text, token ids, or pieces of both with prompts anywhere among them.
+
+Where a model reads and does not write, a tuple of two texts is a pair: `("premise", "hypothesis")`.
+"""
 
 
 @dataclass(frozen=True)
@@ -96,6 +114,8 @@ class Input:
         ids: (tokens,) int64: token ids, and ids from vocab_size on for rows of the table.
         table: (rows, hidden), the rows of the other prompts one after the other; None without any.
         virtual_tokens: of all prompts.
+        type_ids: (tokens,) int64, the token types of the text and 0 for virtual tokens; None is all 0.
+        text: the one text or pair that the ids are of; None where they are of several, or came as ids.
         front: the prompt that the request begins with, where its rows are run; None without one.
     """
 
@@ -104,6 +124,8 @@ class Input:
     ids: npt.NDArray[np.int64]
     table: npt.NDArray[Any] | None
     virtual_tokens: int
+    type_ids: npt.NDArray[np.int64] | None = None
+    text: EncodedText | None = None
     front: LoadedPrompt | None = None
 
     @property
@@ -117,8 +139,13 @@ class Input:
         return self.length - self.virtual_tokens
 
 
-def check_length(request: Input, max_length: int) -> None:
+def check_length(request: Input, max_length: int, *, remedy: str = "Shorten the text") -> None:
     """Refuse a request that takes more positions than the longest sequence has.
+
+    Args:
+        request: composed.
+        max_length: positions of the longest sequence.
+        remedy: what to do with the text.
 
     Raises:
         UsageError: it does not fit.
@@ -126,13 +153,13 @@ def check_length(request: Input, max_length: int) -> None:
     if request.length > max_length:
         raise UsageError(
             f"the request takes {request.length} positions ({request.virtual_tokens} of them "
-            f"virtual tokens), the longest sequence here is {max_length}. Shorten the text, or "
+            f"virtual tokens), the longest sequence here is {max_length}. {remedy}, or "
             "load the bundle with a larger max_length if its model allows one."
         )
 
 
 def compose(
-    content: Content,
+    content: Content | EncodedText,
     prompt: LoadedPrompt | None,
     *,
     tokenizer: Tokenizer | None,
@@ -142,7 +169,7 @@ def compose(
     """Lay out a request as peft does: the prompt first, then the text with its special tokens.
 
     Args:
-        content: the request.
+        content: the request; or its one text, encoded.
         prompt: the prompt in front of it, if any.
         tokenizer: of the bundle; None allows token ids only.
         vocab_size: first virtual id.
@@ -152,7 +179,8 @@ def compose(
         UsageError: the request is empty, a prompt belongs to another model or stands where it
             cannot, an id is not in the vocabulary, or there is no tokenizer for a text.
     """
-    parts = _parts(content)
+    parts: list[Part | EncodedText] = []
+    parts += [content] if isinstance(content, EncodedText) else _parts(content)
     if prompt is not None:
         if not isinstance(prompt, LoadedPrompt):
             raise UsageError(
@@ -190,21 +218,45 @@ def compose(
                 ids.extend(range(next_virtual, next_virtual + len(part.rows)))
                 next_virtual += len(part.rows)
                 rows.append(part.rows)
+        elif isinstance(part, EncodedText):
+            ids.extend(part.ids)
         elif isinstance(part, str):
-            if tokenizer is None:
-                raise UsageError(
-                    "this bundle has no tokenizer.json, so it takes token ids only. Pass a list of "
-                    "ints, or export a model folder that holds its tokenizer."
-                )
-            ids.extend(tokenizer.encode(part, special_tokens=not seen_text))
+            needed = check_tokenizer(tokenizer)
+            ids.extend(needed.encode(part, special_tokens=not seen_text))
             seen_text = True
         else:
             ids.extend(_checked_ids(part, vocab_size))
             seen_text = True
     if not ids:
         raise UsageError("the request is empty: give a text, or token ids, or a prompt of rows.")
-    table = np.concatenate(rows) if rows else None
-    return Input(tuple(prompts), prefix, np.asarray(ids, np.int64), table, virtual_tokens, front)
+    type_ids = None
+    if isinstance(content, EncodedText):  # at the end, behind what stands in front of it
+        type_ids = np.zeros(len(ids), np.int64)
+        type_ids[len(ids) - len(content) :] = content.type_ids
+    return Input(
+        prompts=tuple(prompts),
+        prefix=prefix,
+        ids=np.asarray(ids, np.int64),
+        table=np.concatenate(rows) if rows else None,
+        virtual_tokens=virtual_tokens,
+        type_ids=type_ids,
+        text=content if isinstance(content, EncodedText) else None,
+        front=front,
+    )
+
+
+def check_tokenizer(tokenizer: Tokenizer | None) -> Tokenizer:
+    """A bundle's tokenizer, where a text needs it.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if tokenizer is None:
+        raise UsageError(
+            "this bundle has no tokenizer.json, so it takes token ids only. Pass a list of "
+            "ints, or export a model folder that holds its tokenizer."
+        )
+    return tokenizer
 
 
 def encode_parts(rendered: Sequence[object], tokenizer: Tokenizer) -> Content:

@@ -104,14 +104,15 @@ class Decoder:
         """Run all of a request's ids.
 
         A long request runs in chunks where the cache is extended in place: attention then looks at
-        few keys that lie ahead, and activations stay small.
+        few keys that lie ahead, and activations stay small. Not where keys depend on the length of
+        the whole (LongRoPE): each chunk would take its own for it.
 
         Returns:
             Logits (1, 1, vocabulary) of the last position, or (1, ids, vocabulary) of all.
         """
         ids = request.ids[None]  # (1, ids)
         chunks = 1
-        if isinstance(cache, SharedCache) and self._graph.on_host:
+        if self._kv.shared_buffer and not self._kv.depends_on_length and self._graph.on_host:
             chunks = max(1, ids.shape[1] // _CHUNK)
         logits = [
             self._run(cache, part, request.table, part.shape[1] if all_positions else 1)
@@ -146,7 +147,7 @@ class Decoder:
         """
         graph, buffer = self._graph, cache.buffer
         if buffer.step is None:
-            logits = np.empty((buffer.batch, 1, graph.logits_size), graph.logits_type)
+            logits = np.empty((buffer.batch, 1, graph.output_size), graph.output_type)
             outputs = {"logits": graph.value(logits)}
             outputs |= zip(self._present, cache.present(1), strict=True)
             inputs = dict(zip(self._past, cache.past(), strict=True))
@@ -175,7 +176,7 @@ class Decoder:
         }
         if table is not None:
             feeds["prompt_embeds"] = graph.value(table)
-        logits = np.empty((ids.shape[0], keep, graph.logits_size), graph.logits_type)
+        logits = np.empty((ids.shape[0], keep, graph.output_size), graph.output_type)
         feeds.update(zip(self._past, cache.past(), strict=True))
         fetches = {"logits": graph.value(logits)}
         fetches.update(zip(self._present, cache.present(new), strict=True))

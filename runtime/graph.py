@@ -20,6 +20,8 @@ from edgept.runtime.requirements import import_onnxruntime
 __all__ = ["Graph"]
 
 _MAX_THREADS = 64
+# Outputs that are read here, so that they are wanted in this process's memory.
+_READ = ("logits", "last_hidden_state")
 
 
 class Graph:
@@ -29,9 +31,10 @@ class Graph:
         providers: execution providers in use, best first.
         threads: threads that compute one operator.
         float_type: numpy type of the graph's float inputs.
-        logits_size: logits of a position, or of a text; 0 where the request's head decides it.
+        output_name: of what a request is for: logits, or an embedding model's last_hidden_state.
+        output_size: its width at a position, or for a text; 0 where the request's head decides it.
+        output_type: its numpy type.
         input_names: that the graph takes.
-        logits_type: their numpy type.
     """
 
     def __init__(
@@ -104,10 +107,11 @@ class Graph:
                 f"choose it (--provider {self.providers[0]})."
             )
         self.float_type = np.dtype(manifest.float_type)
-        # an encoder-decoder's encoder has none
-        logits = next((item for item in self._session.get_outputs() if item.name == "logits"), None)
-        last = None if logits is None else logits.shape[-1]
-        self.logits_size = last if isinstance(last, int) else 0
+        output = _find_output(path, self._session.get_outputs())
+        self.output_name: str = output.name
+        last = output.shape[-1]
+        self.output_size = last if isinstance(last, int) else 0
+        self.output_type = np.dtype(np.float16 if "float16" in output.type else np.float32)
         self.input_names = frozenset(
             item.name
             for item in (
@@ -115,8 +119,6 @@ class Graph:
                 *self._session.get_overridable_initializers(),
             )
         )
-        is_half = logits is not None and "float16" in logits.type
-        self.logits_type = np.dtype(np.float16 if is_half else np.float32)
         self._device = "cuda" if self.providers[0].startswith(("CUDA", "Tensorrt")) else "cpu"
         self._run_options = binding.RunOptions()
         self._run_options.log_severity_level = 4  # fatal; an error is raised, and needs no log line
@@ -167,7 +169,7 @@ class Graph:
                 inputs,
                 list(fetches),
                 outputs,
-                [self._host if name == "logits" else self._resident for name in fetches],
+                [self._host if name in _READ else self._resident for name in fetches],
             )
         except Exception as error:  # as above: no public common root
             raise EdgeptError(f"onnxruntime stopped: {error}") from error
@@ -205,6 +207,18 @@ class Graph:
             self._session.run_with_iobinding(bound, self._run_options)
         except Exception as error:  # as above: no public common root
             raise EdgeptError(f"onnxruntime stopped: {error}") from error
+
+
+def _find_output(path: Path, outputs: Sequence[Any]) -> Any:
+    """The output that requests are for, among a graph's; of an encoder-decoder's encoder, the first key."""
+    for output in outputs:
+        if output.name in (*_READ, "present.0.encoder.key"):
+            return output
+    names = ", ".join(output.name for output in outputs)
+    raise InvalidFileError(
+        "manifest-malformed",
+        f"{path} gives {names}; a bundle's graph gives logits or last_hidden_state. Export again.",
+    )
 
 
 def _check_metadata(path: Path, found: Mapping[str, str], manifest: Manifest) -> None:

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -24,15 +24,17 @@ from edgept.errors import IncompatibleError, InvalidFileError, UsageError
 from edgept.prompt import Prompt, check_fits
 from edgept.prompt_source import load_prompt_source
 from edgept.runtime.beams import BeamOptions
-from edgept.runtime.classifier import Classification, Classifier
-from edgept.runtime.content import Content, Input, LoadedPrompt, compose, encode_parts
+from edgept.runtime.calls import CALLS, refuse
+from edgept.runtime.content import Content, LoadedPrompt, encode_parts
+from edgept.runtime.forward import Forward
 from edgept.runtime.generation import Generation, GenerationStream
 from edgept.runtime.generator import Generator
 from edgept.runtime.graph import Graph
 from edgept.runtime.graph_guard import check_graph
 from edgept.runtime.options import GenerateOptions, read_options
 from edgept.runtime.perplexity import PERPLEXITY_WINDOW, perplexity
-from edgept.runtime.residency import make_head, rows_and_keys
+from edgept.runtime.reading import ReadingModel
+from edgept.runtime.residency import make_head, rows_and_keys, share_tensors
 from edgept.runtime.seq2seq_generator import Seq2SeqGenerator
 from edgept.runtime.text import Tokenizer
 
@@ -41,16 +43,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Model", "load"]
 
-# What to call on a bundle of each task, for the errors of all others.
-_CALLS = {
-    "text-generation": "model.generate, model.stream or model.generate_batch",
-    "text-classification": "model.classify or model.classify_batch",
-    SEQ2SEQ_TASK: "model.generate, model.stream or model.generate_batch",
-}
-# What the manifest of a task's bundle must say.
+# The fields without which a manifest says too little of its task.
 _NEEDED = {
     "text-generation": ("kv",),
-    "text-classification": ("head_size",),
+    "feature-extraction": ("pooling",),
     SEQ2SEQ_TASK: ("kv", "decoding"),
 }
 
@@ -90,11 +86,14 @@ def load(
     )
 
 
-class Model:
+class Model(ReadingModel):
     """A frozen model whose task is chosen request by request, by the prompt in front of it.
 
     Several threads may use one model at once: a request keeps its state to itself, prompts never
     change after they are loaded, and onnxruntime's sessions are safe to run from many threads.
+
+    Which calls there are depends on the bundle's task; those of models that read and do not write
+    (`classify`, `tag`, `answer`, `embed`) are in `ReadingModel`.
 
     Attributes:
         bundle: its folder.
@@ -140,16 +139,16 @@ class Model:
                 for name in manifest.graphs
             ]
         self._graph = graphs[-1]
-        self._runner: Generator | Seq2SeqGenerator | Classifier
-        if manifest.task == "text-classification":
-            self._runner = Classifier(self._graph, manifest, self.max_length)
-        elif manifest.task == SEQ2SEQ_TASK:
+        self._runner: Forward | Generator | Seq2SeqGenerator
+        if manifest.task == SEQ2SEQ_TASK:
             encoder, decoder = graphs
             self._runner = Seq2SeqGenerator(
                 encoder, decoder, manifest, self.max_length, self.tokenizer
             )
-        else:
+        elif manifest.task == "text-generation":
             self._runner = Generator(self._graph, manifest, self.max_length, self.tokenizer)
+        else:
+            self._runner = Forward(self._graph, manifest, self.max_length)
         self.load_ms = (time.perf_counter() - started) * 1e3
 
     @property
@@ -196,7 +195,8 @@ class Model:
             )
         rows, kv = rows_and_keys(prompt, self.manifest, self._runner.keys_and_values, owned=owned)
         head = make_head(prompt, self.manifest, owned=owned)
-        return LoadedPrompt(prompt, rows, kv, (time.perf_counter() - started) * 1e3, self, head)
+        resident = share_tensors(prompt, rows, kv, head)
+        return LoadedPrompt(resident, rows, kv, (time.perf_counter() - started) * 1e3, self, head)
 
     def generate(
         self,
@@ -268,38 +268,6 @@ class Model:
         _refuse_beams(beams)
         return writer.batch(composed, sampling, limits, **times)
 
-    def classify(self, content: Content, *, prompt: LoadedPrompt | None = None) -> Classification:
-        """Say which class a text is of.
-
-        Args:
-            content: as in `generate`.
-            prompt: whose virtual tokens stand in front, and whose head is used; None is the plain
-                model with its own head.
-
-        Raises:
-            UsageError: the request does not fit, or neither a prompt nor the model has a head.
-        """
-        started = time.perf_counter()
-        classifier = self._classifier("classify")
-        request = self._compose(content, prompt)
-        return classifier.run([request], load_ms=self.load_ms, started=started)[0]
-
-    def classify_batch(
-        self, requests: Iterable[tuple[Content, LoadedPrompt | None]]
-    ) -> list[Classification]:
-        """Classify many texts, each under a prompt of its own; those under the same one run together.
-
-        Args:
-            requests: (content, prompt) pairs; contents as in `generate`, prompts may be None.
-
-        Returns:
-            One classification a request, in their order, each as it is alone.
-        """
-        started = time.perf_counter()
-        classifier = self._classifier("classify_batch")
-        composed = [self._compose(content, prompt) for content, prompt in requests]
-        return classifier.run(composed, load_ms=self.load_ms, started=started)
-
     def logits(
         self, content: Content, *, prompt: LoadedPrompt | None = None
     ) -> npt.NDArray[np.float32]:
@@ -356,41 +324,27 @@ class Model:
 
         return ChatTemplate.from_bundle(self.bundle)
 
-    def _compose(self, content: Content, prompt: LoadedPrompt | None) -> Input:
-        return compose(
-            content,
-            prompt,
-            tokenizer=self.tokenizer,
-            vocab_size=self.manifest.vocab_size,
-            model=self,
-        )
-
     def _writer(self, call: str) -> Generator | Seq2SeqGenerator:
-        return self._runner if not isinstance(self._runner, Classifier) else self._refuse(call)
+        if isinstance(self._runner, Forward):
+            refuse(call, self.manifest.task)
+        return self._runner
 
     def _generator(self, call: str) -> Generator:
-        return self._runner if isinstance(self._runner, Generator) else self._refuse(call)
+        if not isinstance(self._runner, Generator):
+            refuse(call, self.manifest.task)
+        return self._runner
 
     def _seq2seq(self, call: str) -> Seq2SeqGenerator:
-        runner = self._runner
-        return runner if isinstance(runner, Seq2SeqGenerator) else self._refuse(call)
-
-    def _classifier(self, call: str) -> Classifier:
-        return self._runner if isinstance(self._runner, Classifier) else self._refuse(call)
-
-    def _refuse(self, call: str) -> NoReturn:
-        task = self.manifest.task
-        raise UsageError(
-            f"model.{call} on a bundle for {task}. Call {_CALLS[task]}, or export the model for "
-            "another task (edgept export --task)."
-        )
+        if not isinstance(self._runner, Seq2SeqGenerator):
+            refuse(call, self.manifest.task)
+        return self._runner
 
 
 @contextmanager
 def _checking_weights(bundle: Path, manifest: Manifest) -> Iterator[None]:
     """Compare the weights' hash, which takes longest, while the graph is loaded.
 
-    Nothing parses weights, and nothing runs before the hash is known. What a wrong file made fail
+    Nothing parses weights, and no request runs before the hash is known. What a wrong file made fail
     meanwhile is not the news: its hash is.
     """
     with ThreadPoolExecutor(1, "edgept-check") as pool:
@@ -402,12 +356,12 @@ def _checking_weights(bundle: Path, manifest: Manifest) -> Iterator[None]:
 
 
 def _check_task(manifest: Manifest, bundle: Path) -> None:
-    if manifest.task not in _CALLS:
+    if manifest.task not in CALLS:
         raise IncompatibleError(
-            f"{bundle} is a bundle for {manifest.task}; this version runs {', '.join(_CALLS)}. Use "
+            f"{bundle} is a bundle for {manifest.task}; this version runs {', '.join(CALLS)}. Use "
             "the edgept version that exported it."
         )
-    for needed in _NEEDED[manifest.task]:
+    for needed in _NEEDED.get(manifest.task, ("head_size",)):
         if getattr(manifest, needed) is None:
             raise InvalidFileError(
                 "manifest-malformed",

@@ -1,6 +1,8 @@
 """From a prompt as read to one that is resident: its tensors in the graph's type, computed once."""
 
+import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,10 @@ from edgept.bundle import Manifest
 from edgept.prompt import Prompt
 from edgept.runtime.content import Head
 
-__all__ = ["make_head", "rows_and_keys"]
+__all__ = ["make_head", "rows_and_keys", "share_tensors"]
+
+# The layer in front of the last one, in heads that have one (RoBERTa's).
+_DENSE = ("head.dense.weight", "head.dense.bias")
 
 
 def rows_and_keys(
@@ -48,10 +53,30 @@ def make_head(prompt: Prompt, manifest: Manifest, *, owned: bool) -> Head | None
         return None
     if bias is None:
         bias = np.zeros(len(weight), np.float32)
-    float_type = manifest.float_type
-    return Head(
-        _frozen(weight, float_type, owned), _frozen(bias, float_type, owned), prompt.class_names
-    )
+    tensors = {"head.weight": weight, "head.bias": bias}
+    tensors |= {name: prompt.tensors[name] for name in _DENSE if name in prompt.tensors}
+    frozen = {name: _frozen(array, manifest.float_type, owned) for name, array in tensors.items()}
+    digest = hashlib.blake2b(digest_size=16)
+    for name, array in frozen.items():
+        digest.update(f"{name} {array.shape} ".encode() + array.tobytes())
+    return Head(frozen, prompt.class_names, digest.digest())
+
+
+def share_tensors(
+    prompt: Prompt,
+    rows: npt.NDArray[Any] | None,
+    kv: npt.NDArray[Any] | None,
+    head: Head | None,
+) -> Prompt:
+    """The prompt with the resident's own arrays for tensors, so that nothing is kept twice."""
+    tensors = dict(prompt.tensors)
+    if rows is not None:
+        tensors["prompt_embeds"] = rows
+    elif kv is not None:
+        tensors["prompt_kv"] = kv.reshape(tensors["prompt_kv"].shape)
+    if head is not None:
+        tensors |= {name: array for name, array in head.tensors.items() if name in tensors}
+    return replace(prompt, tensors=tensors)
 
 
 def _frozen(array: npt.NDArray[np.float32], float_type: str, owned: bool) -> npt.NDArray[Any]:

@@ -142,7 +142,7 @@ class Seq2SeqDecoder:
         feeds.update(zip(self._past, cache.past, strict=True))
         feeds.update(zip(self._cross_in, cache.cross, strict=True))
         shape = (rows, self._kv.num_kv_heads, cache.columns + new, self._kv.head_dim)
-        logits = np.empty((rows, new, self._decoder.logits_size), self._decoder.logits_type)
+        logits = np.empty((rows, new, self._decoder.output_size), self._decoder.output_type)
         fetches = dict.fromkeys(self._present, shape)
         cache.past = _run(self._decoder, feeds, fetches, logits)
         cache.columns += new

@@ -1,7 +1,7 @@
 """Text to token ids and back, one token at a time too, over a bundle's tokenizer.json.
 
 Code organization:
-    Tokenizer   encode, decode; safe to share between threads
+    Tokenizer   encode, decode; safe to share between threads; encoding.py is what a text becomes
     TextStream  the text of a growing sequence, in pieces that add up to exactly `decode`
 """
 
@@ -14,6 +14,7 @@ import tokenizers
 from tokenizers import AddedToken
 
 from edgept.errors import InvalidFileError, UsageError
+from edgept.runtime.encoding import EncodedText
 
 __all__ = ["TextStream", "Tokenizer", "read_tokenizer_config", "special_tokens"]
 
@@ -159,6 +160,9 @@ class Tokenizer:
     Attributes:
         vocab_size: ids that have a token, added tokens included. The model's embedding may be padded
             to more; such ids, like virtual tokens, have no text.
+        cuts_left: whether a text that is too long loses its beginning instead of its end.
+        unknown: the token that stands for what the vocabulary lacks; None without one.
+        marks_continuations: whether a token that continues a word is marked as such: "##ing".
     """
 
     def __init__(self, backend: tokenizers.Tokenizer, config: dict[str, Any]) -> None:
@@ -180,6 +184,14 @@ class Tokenizer:
             parts["model"].get("type") != "BPE"
         )
         self.vocab_size = backend.get_vocab_size(with_added_tokens=True)
+        self.cuts_left = config.get("truncation_side") == "left"
+        self.unknown = special_tokens(config).get("unk_token")
+        # a tokenizer that names its model's inputs may leave them out, whatever its template says
+        inputs = config.get("model_input_names")
+        self._has_types = not isinstance(inputs, list) or "token_type_ids" in inputs
+        around = backend.num_special_tokens_to_add
+        self._separates_pairs = around(is_pair=True) > around(is_pair=False)
+        self.marks_continuations = bool(parts["model"].get("continuing_subword_prefix"))
 
     @classmethod
     def from_bundle(cls, folder: Path) -> "Tokenizer | None":
@@ -210,13 +222,34 @@ class Tokenizer:
         Raises:
             UsageError: the text holds lone surrogates, which no encoding of text can write.
         """
+        return self.encode_text(text, special_tokens=special_tokens).ids
+
+    def encode_text(
+        self, text: str, second: str | None = None, *, special_tokens: bool = True
+    ) -> EncodedText:
+        """Tokens of a text or a pair, with where each stands; arguments as `encode`.
+
+        Raises:
+            UsageError: as `encode`, or this tokenizer puts nothing between the texts of a pair.
+        """
         try:
-            return list(self._backend.encode(text, add_special_tokens=special_tokens).ids)
+            encoding = self._backend.encode(text, second, add_special_tokens=special_tokens)
         except (TypeError, UnicodeEncodeError) as error:
             raise UsageError(
                 f"cannot tokenize this text: {error}. It must be a str without lone surrogates; "
                 "decode its bytes with errors='replace'."
             ) from error
+        if second is not None and not self._separates_pairs:
+            raise UsageError(
+                "this model's tokenizer puts nothing between two texts, so the model has not learned to "
+                "tell the two of a pair apart. Join them as the model was trained: one text."
+            )
+        return EncodedText(encoding, has_types=self._has_types)
+
+    def token(self, token_id: int) -> str | None:
+        """A token as the vocabulary writes it; None for a special token and an id without one."""
+        token = self._backend.id_to_token(token_id)
+        return None if token in self._special else token
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         """Text of token ids. Virtual tokens and other ids without a token have none.

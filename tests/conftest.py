@@ -8,6 +8,17 @@ import pytest
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 VOCABULARY = 512
+ENCODERS = (
+    "bert",
+    "roberta",
+    "xlm-roberta",
+    "distilbert",
+    "albert",
+    "electra",
+    "deberta-v2",
+    "mpnet",
+    "modernbert",
+)
 
 
 def shared(name: str) -> Path:
@@ -16,6 +27,17 @@ def shared(name: str) -> Path:
     if not path.is_dir():
         pytest.skip(f"needs the real data {name}, which is not part of the repository")
     return path
+
+
+def _auto_class(kind: str) -> Any:
+    """What a kind is saved as: a bare encoder where that has all that its tasks freeze."""
+    import transformers as t
+
+    if kind == "deberta-v2":  # the pooler comes with the classifier
+        return t.AutoModelForSequenceClassification
+    if kind == "modernbert":  # part of its head comes with masked language modelling
+        return t.AutoModelForMaskedLM
+    return t.AutoModel if kind in ENCODERS else t.AutoModelForCausalLM
 
 
 def tiny_model(kind: str) -> Any:
@@ -30,6 +52,23 @@ def tiny_model(kind: str) -> Any:
         "eos_token_id": 2,
         "pad_token_id": 2,
     }
+    encoder: dict[str, Any] = {
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+    }
+    # as DeBERTa-v3's, with fewer buckets than positions
+    deberta: dict[str, Any] = {
+        "relative_attention": True,
+        "position_buckets": 16,
+        "norm_rel_ebd": "layer_norm",
+        "share_att_key": True,
+        "pos_att_type": ["p2c", "c2p"],
+        "position_biased_input": False,
+        "pooler_hidden_size": 64,
+    }
+    padded = {**common, "bos_token_id": 0, "pad_token_id": 1}
     configs: dict[str, Callable[[], Any]] = {
         "llama": lambda: t.LlamaConfig(
             hidden_size=64,
@@ -104,17 +143,39 @@ def tiny_model(kind: str) -> Any:
             **common,
         ),
         "bloom": lambda: t.BloomConfig(n_layer=2, hidden_size=64, n_head=4, **common),
-        "bert": lambda: t.BertConfig(
+        "bert": lambda: t.BertConfig(**encoder, max_position_embeddings=256, **common),
+        # the largest position is 256 after those of the padding id and what is in front of it
+        "roberta": lambda: t.RobertaConfig(**encoder, max_position_embeddings=258, **padded),
+        "xlm-roberta": lambda: t.XLMRobertaConfig(**encoder, max_position_embeddings=258, **padded),
+        "mpnet": lambda: t.MPNetConfig(**encoder, max_position_embeddings=258, **padded),
+        "distilbert": lambda: t.DistilBertConfig(
+            dim=64, hidden_dim=128, n_layers=2, n_heads=4, max_position_embeddings=256, **common
+        ),
+        # two models whose embeddings are narrower than their layers
+        "albert": lambda: t.AlbertConfig(
+            **encoder, embedding_size=32, max_position_embeddings=256, **common
+        ),
+        "electra": lambda: t.ElectraConfig(
+            **encoder, embedding_size=32, max_position_embeddings=256, **common
+        ),
+        "deberta-v2": lambda: t.DebertaV2Config(
+            **encoder, **deberta, max_position_embeddings=256, type_vocab_size=0, **common
+        ),
+        # a window shorter than the texts it is tried on
+        "modernbert": lambda: t.ModernBertConfig(
             hidden_size=64,
-            intermediate_size=128,
+            intermediate_size=96,
             num_hidden_layers=2,
             num_attention_heads=4,
             max_position_embeddings=256,
+            local_attention=16,
+            cls_token_id=1,
+            sep_token_id=2,
             **common,
         ),
     }
     torch.manual_seed(0)
-    auto: Any = t.AutoModel if kind == "bert" else t.AutoModelForCausalLM
+    auto = _auto_class(kind)
     model = auto.from_config(configs[kind]())
     with torch.no_grad():
         for parameter in model.parameters():

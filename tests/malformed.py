@@ -4,6 +4,7 @@
 """
 
 import json
+import math
 import struct
 import sys
 from collections.abc import Callable
@@ -197,6 +198,27 @@ def _layout(add: Add) -> None:
     fields = valid_fields()
     fields["head.bias"] = {"dtype": "F32", "shape": [2], "data_offsets": [32, 40]}
     add("bias-without-weight", Reason.HEAD_MISMATCH, encode(fields, ROWS + bytes(8)))
+    _dense_head(add)
+
+
+def _dense_head(add: Add) -> None:
+    """The layer in front of a head of (2, 2)."""
+
+    def with_dense(name: str, **shapes: list[int]) -> None:
+        fields = valid_fields()
+        end = 32
+        for part, shape in shapes.items():
+            begin, end = end, end + 4 * math.prod(shape)
+            tensor = {"dtype": "F32", "shape": shape, "data_offsets": [begin, end]}
+            fields[f"head.{part.replace('_', '.')}"] = tensor
+        add(name, Reason.HEAD_MISMATCH, encode(fields, ROWS + bytes(end - 32)))
+
+    with_dense("dense-without-its-bias", weight=[2, 2], dense_weight=[2, 2])
+    with_dense("dense-bias-alone", weight=[2, 2], dense_bias=[2])
+    with_dense("dense-without-a-last-layer", dense_weight=[2, 2], dense_bias=[2])
+    with_dense("dense-of-three-rows", weight=[2, 2], dense_weight=[3, 2], dense_bias=[3])
+    with_dense("dense-of-three-columns", weight=[2, 2], dense_weight=[2, 3], dense_bias=[2])
+    with_dense("dense-with-three-biases", weight=[2, 2], dense_weight=[2, 2], dense_bias=[3])
 
 
 def _values(add: Add) -> None:

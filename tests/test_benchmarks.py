@@ -24,6 +24,7 @@ SHAPE = "tiny"
 def setting(
     tmp_path_factory: pytest.TempPathFactory,
     bundle_of: Callable[..., Path],
+    model_folder: Callable[[str], Path],
 ) -> Setting:
     from edgept import Prompt, write_prompt
     from edgept.bundle import read_manifest
@@ -32,6 +33,7 @@ def setting(
     folder = tmp_path_factory.mktemp("benchmarks")
     files = Files(folder / SHAPE)
     files.folder.mkdir()
+    files.model.symlink_to(model_folder("llama"))
     files.bundle.symlink_to(bundle_of("llama"))
     manifest = read_manifest(files.bundle)
     for number, path in enumerate(files.prompts):
@@ -56,10 +58,11 @@ GOALS = {
     "swap": 4,
     "first_table": 0,
     "decode": 2,
+    "levers": 0,
 }
 
 
-@pytest.mark.parametrize("script", everything.SCRIPTS)
+@pytest.mark.parametrize("script", [*everything.SCRIPTS, "levers"])
 def test_script_measures(script: str, setting: Setting) -> None:
     claim: Claim = import_module(f"benchmarks.{script}").measure(setting)
     assert len(claim.goals) == GOALS[script]

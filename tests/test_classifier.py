@@ -17,6 +17,7 @@ from edgept.bundle import MANIFEST_NAME, read_manifest
 from edgept.peft_folder import write_peft_folder
 from edgept.runtime.content import LoadedPrompt
 from tests.conftest import VOCABULARY
+from tests.encoder_bundles import TEXTS, with_tokenizer, word_pieces
 from tests.peft_adapters import other_peoples_warnings
 
 pytest.importorskip("torch", reason="needs edgept[export]")
@@ -422,3 +423,69 @@ def test_requests_that_cannot_be_classified(model: Model) -> None:
     assert model.classify([3] * 251, prompt=prompt).latency.input_tokens == 251
     with pytest.raises(UsageError, match="empty"):
         model.classify([], prompt=model.load_prompt(prompt_of(head(2))))
+
+
+@pytest.fixture(scope="module")
+def pair_model(bundle_of: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """An encoder whose tokenizer has a template for pairs."""
+    folder: Path = tmp_path_factory.mktemp("pairs") / "bundle"
+    bundle = with_tokenizer(bundle_of("bert", "fp32", TASK), word_pieces(), folder)
+    return edgept.load(bundle, threads=1)
+
+
+def test_a_pair_of_texts_has_the_token_types_that_peft_gives(
+    pair_model: Model, model_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    import torch
+
+    adapted = make_classifier(model_folder("bert"), "prompt_tuning", 3, tmp_path / "adapter")
+    prompt = pair_model.load_prompt(tmp_path / "adapter")
+    pairs = [(first, second) for first in TEXTS for second in TEXTS[:2]]
+    batch = pair_model.classify_batch([(pair, prompt) for pair in pairs])
+    for pair, row in zip(pairs, batch, strict=True):
+        encoded = word_pieces()(*pair, return_tensors="pt")
+        assert encoded.token_type_ids.max() == 1
+        with other_peoples_warnings(), torch.no_grad():
+            expected = adapted(**encoded).logits[0].numpy()
+        found = pair_model.classify(pair, prompt=prompt)
+        assert relative(found.logits, expected) < 1e-4
+        assert relative(row.logits, expected) < 1e-4
+        without_types = pair_model.classify(encoded.input_ids[0].tolist(), prompt=prompt)
+        assert relative(without_types.logits, expected) > 1e-3
+    assert pair_model.classify([*pairs[0]], prompt=prompt).logits.shape == (3,)  # parts of one text
+
+
+def test_pairs_need_a_tokenizer_that_separates_them(bundle_of: Callable[..., Path]) -> None:
+    model = edgept.load(bundle_of("bert", "fp32", TASK), threads=1)
+    prompt = model.load_prompt(prompt_of(rows(), head(2)))
+    with pytest.raises(UsageError, match="nothing between two texts"):
+        model.classify(("a", "b"), prompt=prompt)
+
+
+def test_long_texts_are_cut_when_asked(pair_model: Model) -> None:
+    prompt = pair_model.load_prompt(prompt_of(rows(), head(2)))
+    long = "where is Anna " * 100
+    with pytest.raises(UsageError, match=r"truncate=True \(--truncate\)"):
+        pair_model.classify(long, prompt=prompt)
+    requests = [("where", prompt), (long, prompt), ((long, "is Anna"), prompt)]
+    whole, cut, pair = pair_model.classify_batch(requests, truncate=True)
+    assert [whole.truncated, cut.truncated] == [0, 402 - 251]
+    assert pair.truncated == len(word_pieces()(long, "is Anna").input_ids) - 251
+    kept = word_pieces()(long, truncation=True, max_length=251).input_ids
+    assert relative(cut.logits, pair_model.classify(kept, prompt=prompt).logits) < 1e-5
+    assert cut.latency.input_tokens == 251
+
+
+def test_prompts_whose_heads_agree_share_a_run(model: Model) -> None:
+    """In a decoder-only model too, where both have the same prompt in front, or none."""
+    same = head(3)
+    first = model.load_prompt(prompt_of(rows(3, 5), same, name="first", labels=("a", "b", "c")))
+    second = model.load_prompt(prompt_of(rows(6, 6), same, name="second"))
+    requests = [([[5, 6], prompt, ids], None) for ids in texts() for prompt in (first, second)]
+    batch = model.classify_batch(requests)
+    assert len({row.latency.prefill_ms for row in batch}) == 1
+    for (content, _), row in zip(requests, batch, strict=True):
+        alone = model.classify(content)
+        assert relative(row.logits, alone.logits) < 1e-5
+        assert (row.prompt, row.labels) == (alone.prompt, alone.labels)
+    assert {row.labels[0] for row in batch} == {"a", "LABEL_0"}

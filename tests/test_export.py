@@ -73,6 +73,14 @@ def test_size_of_blocks(kind: str, model_folder: Callable[[str], Path], tmp_path
     assert sizes[1] < sizes[0]
 
 
+def test_blocks_that_do_not_divide_an_embedding(
+    model_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=r"width, 64\. Choose --block-size 16 or 32 or 64"):
+        export_model(str(model_folder("llama")), tmp_path / "b", block_size=128)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_perplexity_of_the_users_text(tmp_path: Path) -> None:
     text = (shared("tinystories-valid-1000") / "tinystories-valid.txt.1000").read_text()[:3000]
     result = export_model(
@@ -229,7 +237,6 @@ def test_never_replaces_what_it_did_not_make(
     ("arguments", "words"),
     [
         ({"precision": "fp16"}, "not exported for the target cpu"),
-        ({"block_size": 128}, "does not divide the model's width, 64"),
         ({"target": "toaster"}, "unknown target"),
         ({"task": "token-classification"}, "does not export"),
         ({"max_virtual_tokens": 256}, "expected 1 to 255"),

@@ -18,6 +18,7 @@ import pytest
 import edgept
 from edgept.bundle import MANIFEST_NAME, BundleFile, hash_file, read_manifest
 from edgept.errors import EdgeptError, IncompatibleError, UsageError
+from edgept.prompt_source import bind
 from edgept.runtime.generation import Generation
 from tests.conftest import shared, tiny_model, tiny_tokenizer
 from tests.peft_adapters import base_model, load_adapter, make_adapter, peft_logits, token_ids
@@ -114,6 +115,32 @@ def test_a_long_request_in_chunks_is_one_request(
     for logits, tokens in found[1:]:
         np.testing.assert_allclose(logits, found[0][0], rtol=0, atol=1e-5)
         assert tokens == found[0][1]
+
+
+def test_keys_that_depend_on_the_length_are_not_made_in_chunks(
+    bundle_of: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """LongRoPE: a graph chooses its rotation by the length of what it is given."""
+    model = edgept.load(bundle_of("llama"), threads=1)
+    decoder, sizes = model._generator("logits").decoder, list[int]()
+    assert decoder._kv.shared_buffer
+    monkeypatch.setattr(decoder, "_kv", dataclasses.replace(decoder._kv, depends_on_length=True))
+    monkeypatch.setattr("edgept.runtime.decoder._CHUNK", 8)
+    monkeypatch.setattr(model._graph, "run", spy(model._graph.run, sizes))
+    model.logits(list(range(3, 43)))
+    assert sizes == [40]
+
+
+def test_a_resident_prompt_is_kept_once(bundle_of: Callable[..., Path], tmp_path: Path) -> None:
+    model = edgept.load(bundle_of("llama"), threads=1)
+    path = tmp_path / "p.safetensors"
+    edgept.write_prompt(bind(prompt_of(model, 1), model.manifest), path)
+    for source in (path, prompt_of(model, 1), prefix_of(model, 4)):
+        resident = model.load_prompt(source)
+        held = (resident.rows, resident.kv)
+        for tensor in resident.prompt.tensors.values():
+            assert any(np.shares_memory(tensor, array) for array in held if array is not None)
+        assert resident.num_virtual_tokens == resident.prompt.num_virtual_tokens > 0
 
 
 def spy(run: Callable[..., None], sizes: list[int]) -> Callable[..., None]:

@@ -142,10 +142,37 @@ def test_question_answering_heads_come_along(tmp_path: Path) -> None:
     assert prompt.task == "question-answering"
 
 
-def test_a_head_of_two_layers_is_refused(tmp_path: Path) -> None:
+def test_a_head_of_two_layers_comes_along_whole(tmp_path: Path) -> None:
     config = PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=TOKENS)
     adapt(RobertaForSequenceClassification(RobertaConfig(**SIZES)), config, tmp_path)
-    with pytest.raises(IncompatibleError, match=r"classifier\.dense.*one linear layer"):
+    shapes = {name: array.shape for name, array in read_peft_folder(tmp_path).tensors.items()}
+    assert shapes == {
+        "prompt_embeds": (TOKENS, 16),
+        "head.weight": (2, 16),
+        "head.bias": (2,),
+        "head.dense.weight": (16, 16),
+        "head.dense.bias": (16,),
+    }
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["pooler.dense.weight", "classifier.weight"],
+        ["classifier.dense.weight", "classifier.weight"],
+        ["classifier.dense.weight"],
+        ["classifier.bias"],
+        ["lm_head.weight"],
+    ],
+)
+def test_what_else_was_trained_is_refused(names: list[str], tmp_path: Path) -> None:
+    """Its effect would be missing."""
+    config = PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=TOKENS)
+    adapt(BertForSequenceClassification(BertConfig(**SIZES)), config, tmp_path)
+    rows = np.ones((TOKENS, 16), np.float32)
+    extra = {f"base_model.{name}": np.ones((16, 16), np.float32) for name in names}
+    save_file({"prompt_embeddings": rows, **extra}, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(IncompatibleError, match=r"also holds .*one linear layer"):
         read_peft_folder(tmp_path)
 
 

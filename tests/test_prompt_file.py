@@ -58,6 +58,8 @@ def full_prompt() -> Prompt:
             "prompt_embeds": array(3, 5, 8),
             "head.weight": array(2, 8),
             "head.bias": array(2),
+            "head.dense.weight": array(8, 8),
+            "head.dense.bias": array(8),
         },
         labels=("ja, bitte", 'nein "danke"'),
         base_model="org/model",

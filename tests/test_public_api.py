@@ -20,8 +20,11 @@ ROOT = Path(__file__).resolve().parents[1]
 # A change here is a change that users see: note it in CHANGELOG.md.
 PUBLIC = {
     "edgept": [
+        "Answer",
         "Classification",
         "EdgeptError",
+        "Embedding",
+        "Entity",
         "ExportError",
         "Generation",
         "IncompatibleError",
@@ -31,6 +34,8 @@ PUBLIC = {
         "MissingDependencyError",
         "Model",
         "Prompt",
+        "Span",
+        "Tagging",
         "UntrustedError",
         "UsageError",
         "__version__",
@@ -42,13 +47,18 @@ PUBLIC = {
     "edgept.cli": ["main"],
     "edgept.export": ["export_model", "verify_bundle"],
     "edgept.runtime": [
+        "Answer",
         "Classification",
+        "Embedding",
+        "Entity",
         "GenerateOptions",
         "Generation",
         "GenerationStream",
         "LoadedPrompt",
         "Model",
         "Sampling",
+        "Span",
+        "Tagging",
         "load",
     ],
 }

@@ -13,6 +13,8 @@ from benchmarks.runtimes import Answer
 
 __all__ = ["prepare", "start"]
 
+_VIRTUAL_TOKENS = 20  # of a resident prompt
+
 
 def prepare(files: Files) -> None:
     files.make_bundle()
@@ -72,8 +74,8 @@ class _Edgept:
     def fill(self, count: int) -> float:
         """Keep so many prompts resident; megabytes that they say they take.
 
-        They are prefixes, keys and values at random: as large as those of 20 virtual tokens, and
-        nothing has to be computed to have thousands of them.
+        They are prefixes, keys and values at random: as large as those of trained rows, and nothing has
+        to be computed to have thousands of them.
         """
         from edgept import Prompt
 
@@ -81,35 +83,33 @@ class _Edgept:
         if kv is None:
             raise ValueError("a model without a cache has no prefixes")
         random = np.random.default_rng(len(self._residents))
-        shape = (kv.num_layers, 2, kv.num_kv_heads, 20, kv.head_dim)
+        shape = (kv.num_layers, 2, kv.num_kv_heads, _VIRTUAL_TOKENS, kv.head_dim)
         while len(self._residents) < count:
             number = len(self._residents)
             values = random.normal(0, 0.5, shape).astype(np.float32)
             loaded = self._model.load_prompt(Prompt({"prompt_kv": values}, name=f"{number}"))
-            # what it was read from is not needed once it is resident
-            self._residents.append(replace(loaded, prompt=replace(loaded.prompt, tensors={})))
+            if loaded.kv is None:
+                raise AssertionError("keys and values are what it is made of")
+            # what came from a file is kept once; what came from memory was copied
+            once = {"prompt_kv": loaded.kv.reshape(shape)}
+            self._residents.append(replace(loaded, prompt=replace(loaded.prompt, tensors=once)))
         size: float = sum(item.nbytes for item in self._residents) / 1e6
         return size
 
     def swaps(self, count: int, seed: int) -> list[float]:
-        """Milliseconds of swaps among the residents in random order, never the same one again.
+        """Milliseconds of swaps among the residents in random order; the shortest request follows each.
 
-        A single one takes turns with the plain model. The shortest request there is follows each.
+        Every one copies keys and values: buffers that still begin with a prompt are made to forget it.
         """
         random = np.random.default_rng(seed)
         times: list[float] = []
-        last = -1
-        while len(times) < count:
-            if len(self._residents) == 1:
-                self._model.generate([1], max_new_tokens=1)
-                last = 0
-            else:
-                chosen = int(random.integers(len(self._residents) - 1))
-                last = chosen if chosen < last or last < 0 else chosen + 1
-            resident = self._residents[last]
-            times.append(
-                self._model.generate([1], prompt=resident, max_new_tokens=1).latency.swap_ms
-            )
+        for chosen in random.integers(len(self._residents), size=count):
+            self._model._generator("swaps").decoder.forget_prefixes()
+            resident = self._residents[chosen]
+            latency = self._model.generate([1], prompt=resident, max_new_tokens=1).latency
+            if latency.virtual_tokens != _VIRTUAL_TOKENS:
+                raise AssertionError(f"swapped in {latency.virtual_tokens} virtual tokens")
+            times.append(latency.swap_ms)
         return times
 
     def resident_cost(self, count: int) -> tuple[int, float]:

@@ -1,4 +1,8 @@
-"""`edgept bench`: latency measured so that it can be believed. It uses the public runtime only.
+"""`edgept bench`: latency measured so that it can be believed.
+
+Requests go through the public runtime. One thing is done to it: before each, cache buffers forget the
+prompt that they begin with, so that every swap is a copy, as among more prompts than there are buffers;
+swaps to recent prompts, which cost nothing, are a line of their own.
 
 Code organization:
     plan             what is measured, and how long

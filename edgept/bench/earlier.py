@@ -35,6 +35,7 @@ class Earlier:
         threads: that it ran on.
         providers: that it ran on.
         batch: rows.
+        resident: prompts that took turns.
         rate: requests a second, None for a closed loop.
         versions: of its packages.
         cpu: model of its processor.
@@ -54,6 +55,7 @@ class Earlier:
     threads: int
     providers: list[str]
     batch: int
+    resident: int
     rate: float | None
     versions: dict[str, str]
     cpu: str
@@ -109,6 +111,7 @@ def _from_fields(path: str, fields: dict[str, Any]) -> Earlier:
         threads=_whole(settings["threads"]),
         providers=[str(name) for name in settings["providers"]],
         batch=_whole(settings["batch"]),
+        resident=_whole(settings["resident"]),
         rate=None if settings["rate"] is None else _positive(settings["rate"]),
         versions={str(k): str(v) for k, v in fields["device"]["packages"].items()},
         cpu=str(fields["device"]["cpu"]["model"]),

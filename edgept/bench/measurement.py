@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -258,18 +259,27 @@ def _compare(
         if plan.rate is not None
         else find_rival(earlier, model, question, device, plan.batch, folder / "other")
     )
+    resident = plan.resident or max(2, len(prompts))
     if isinstance(rival, str):
-        return compare_reports(samples, earlier, rival)
-    return compare_interleaved(
-        model,
-        prompts,
-        rival,
-        earlier,
-        question,
-        plan.length,
-        batch=plan.batch,
-        progress=_share(plan, "interleaved blocks of four", progress),
-    )
+        comparison = compare_reports(samples, earlier, rival)
+        note = f"{resident} prompts took turns here, {earlier.resident} in the other report"
+        unlike = earlier.resident != resident
+    else:
+        comparison = compare_interleaved(
+            model,
+            prompts,
+            rival,
+            earlier,
+            question,
+            plan.length,
+            batch=plan.batch,
+            progress=_share(plan, "interleaved blocks of four", progress),
+        )
+        note = (
+            f"the {len(prompts)} prompts given take turns on both sides, not {resident} residents"
+        )
+        unlike = plan.resident is not None
+    return replace(comparison, notes=[*comparison.notes, note]) if unlike else comparison
 
 
 def _joules_per_request(energy: Energy, series: Series) -> float | None:

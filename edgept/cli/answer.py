@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgept.cli.findings import find, lines, warning
+
 if TYPE_CHECKING:
     from edgept.bundle import Manifest
     from edgept.prompt import Prompt
@@ -17,13 +19,17 @@ __all__ = ["show", "warn_of_other_base"]
 def show(
     model: "Model", content: "Content", prompt: "LoadedPrompt | None", options: Mapping[str, Any]
 ) -> None:
-    """Say a text's class, or stream an answer, on stdout; its latency on stderr.
+    """Say what is found in a text, or stream an answer, on stdout; latency on stderr.
 
-    Options are those of `Model.stream`; a classification has none.
+    Options are those of the task's call, such as `Model.stream`.
     """
-    if model.manifest.task == "text-classification":
-        found = model.classify(content, prompt=prompt)
-        click.echo(f"{found.label} {found.probability:.4f}")
+    if model.manifest.task not in ("text-generation", "text2text-generation"):
+        found = find(model, [(content, prompt)], options)[0]
+        cut = warning(found)
+        if cut is not None:
+            click.echo(cut, err=True)
+        for line in lines(found):
+            click.echo(line)
         click.secho(f"[{found.latency}]", dim=True, err=True)
         return
     with model.stream(content, prompt=prompt, **options) as stream:

@@ -22,9 +22,9 @@ __all__ = ["export"]
 )
 @click.option(
     "--precision",
-    type=click.Choice(["fp32", "fp16", "int8", "int4"]),
+    type=click.Choice(["fp32", "fp16", "int8", "int8-dynamic", "int4"]),
     help="Of the weights. fp32 is PyTorch's result to 1e-4; int4 is smallest and quickest, at a cost "
-    "in quality that --verify-text measures. [default: int4 for cpu, fp32 for encoders and "
+    "in quality that --verify-text measures; int8-dynamic is for encoders, where it is quickest. [default: int4 for cpu, fp32 for encoders and "
     "encoder-decoders there, fp16 otherwise]",
 )
 @click.option(

@@ -1,25 +1,60 @@
-"""`edgept run`: answer or classify texts under one prompt or several."""
+"""`edgept run`: answer, classify, tag or embed texts under one prompt or several."""
 
+import itertools
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from edgept.cli.answer import show, warn_of_other_base
+from edgept.cli.findings import find, lines, to_json, warning
 from edgept.cli.options import bundle_option, json_option
+from edgept.cli.requests import read_requests, read_text
 
 if TYPE_CHECKING:
-    from edgept.runtime.classifier import Classification
     from edgept.runtime.content import Content, LoadedPrompt
-    from edgept.runtime.generation import Generation
     from edgept.runtime.model import Model
 
 __all__ = ["run"]
 
-_MAX_REQUEST = 16 << 20  # characters; no model takes as many
+# Requests of a file that a model reads together.
+_BATCH = 64
+_SAYS = {
+    "text-generation": "generates text",
+    "text2text-generation": "writes a text for another",
+    "text-classification": "classifies texts",
+    "token-classification": "tags texts",
+    "question-answering": "answers questions about a text",
+    "feature-extraction": "makes vectors of texts",
+}
+_ANSWERS, _EMBEDS = "question-answering", "feature-extraction"
+_REWRITES = "text2text-generation"
+_WRITES = ("text-generation", _REWRITES)
+_CUTS = ("text-classification", "token-classification", _EMBEDS)
+# Options that not every task has, by their name in Python, and the tasks that do.
+_OPTIONS = {
+    "chat": ("text-generation",),
+    "system": ("text-generation",),
+    "max_new_tokens": _WRITES,
+    "temperature": _WRITES,
+    "top_k": (*_WRITES, _ANSWERS),
+    "top_p": _WRITES,
+    "repetition_penalty": _WRITES,
+    "seed": _WRITES,
+    "stop": _WRITES,
+    "num_beams": (_REWRITES,),
+    "length_penalty": (_REWRITES,),
+    "context_file": (_ANSWERS,),
+    "max_answer_len": (_ANSWERS,),
+    "handle_impossible_answer": (_ANSWERS,),
+    "aggregation": ("token-classification",),
+    "truncate": _CUTS,
+    "npy": (_EMBEDS,),
+    "force": (_EMBEDS,),
+}
 
 
 @click.command()
@@ -38,7 +73,14 @@ _MAX_REQUEST = 16 << 20  # characters; no model takes as many
     "--input",
     "input_file",
     type=click.Path(exists=True, dir_okay=False, allow_dash=True),
-    help="File with a request on every line; - is stdin.",
+    help="File with a request on every line, or a JSON object on every line of a .jsonl file; - is "
+    "stdin.",
+)
+@click.option(
+    "--context",
+    "context_file",
+    type=click.Path(exists=True, dir_okay=False, allow_dash=True),
+    help="File with the text that questions are about.",
 )
 @click.option("--chat", is_flag=True, help="Wrap each text with the model's chat template.")
 @click.option("--system", help="System message of --chat.")
@@ -56,7 +98,12 @@ _MAX_REQUEST = 16 << 20  # characters; no model takes as many
     default=0.0,
     help="0 takes the most probable token; higher is more varied. [default: 0]",
 )
-@click.option("--top-k", type=click.IntRange(min=0), default=0, help="Sample among the K best.")
+@click.option(
+    "--top-k",
+    type=click.IntRange(min=0),
+    default=0,
+    help="Sample among the K best; of answers to a question, print the K best.",
+)
 @click.option(
     "--top-p",
     type=click.FloatRange(0, 1, min_open=True),
@@ -81,6 +128,31 @@ _MAX_REQUEST = 16 << 20  # characters; no model takes as many
     type=float,
     help="Of beam search: above 0 favours long answers. [default: the model's own]",
 )
+@click.option(
+    "--max-answer-len",
+    type=click.IntRange(min=1),
+    default=15,
+    show_default=True,
+    help="Longest answer that is looked for in a context, in tokens.",
+)
+@click.option(
+    "--no-answer",
+    "handle_impossible_answer",
+    is_flag=True,
+    help="Let the answer be that there is none, where the model was trained for it.",
+)
+@click.option(
+    "--aggregation",
+    type=click.Choice(["none", "simple", "first", "average", "max"]),
+    default="simple",
+    show_default=True,
+    help="How tokens become entities.",
+)
+@click.option(
+    "--truncate", is_flag=True, help="Cut texts that are longer than the model, and say so."
+)
+@click.option("--npy", type=click.Path(path_type=Path), help="File for vectors, as numpy reads it.")
+@click.option("--force", is_flag=True, help="Replace the file of --npy.")
 @click.option("--threads", type=click.IntRange(min=1), help="[default: every core]")
 @click.option(
     "--provider", "providers", multiple=True, help="onnxruntime provider. [default: the bundle's]"
@@ -95,6 +167,7 @@ def run(
     prompts: tuple[str, ...],
     task_index: int | None,
     input_file: str | None,
+    context_file: str | None,
     chat: bool,
     system: str | None,
     max_new_tokens: int,
@@ -106,17 +179,28 @@ def run(
     stop: tuple[str, ...],
     num_beams: int | None,
     length_penalty: float | None,
+    max_answer_len: int,
+    handle_impossible_answer: bool,
+    aggregation: str,
+    truncate: bool,
+    npy: Path | None,
+    force: bool,
     threads: int | None,
     providers: tuple[str, ...],
     max_length: int | None,
     as_json: bool,
 ) -> None:
-    """Answer TEXT under a prompt; on a classification bundle, print its label and probability.
+    """Answer TEXT under a prompt, or say what the model reads in it.
+
+    What that is depends on the bundle: a continuation, a class, entities, the answer to a question
+    about --context, or a vector.
 
     \N{BACKSPACE}
       edgept run --prompt spanish.pt "Where is my parcel?"
       edgept run --prompt es=spanish.pt --prompt de=german.pt "Where is my parcel?"
       edgept run --prompt spanish.pt --input questions.txt --json
+      edgept run -b answers/ --context manual.txt "How long is the warranty?"
+      edgept run -b vectors/ --input texts.txt --npy vectors.npy
 
     Without TEXT and --input, stdin is one request; on a terminal, an interactive session in which
     /prompt NAME swaps. Answers go to stdout, latency to stderr; --json prints one object a line.
@@ -125,9 +209,15 @@ def run(
         raise click.UsageError("give TEXT or --input, not both.")
     if system is not None and not chat:
         raise click.UsageError("--system needs --chat.")
+    if npy is not None and os.path.lexists(npy) and not force:
+        raise click.UsageError(
+            f"{npy} exists already. Choose another name, or replace it with --force."
+        )
     from edgept.runtime.model import load
 
     model = load(bundle, threads=threads, providers=providers or None, max_length=max_length)
+    task = model.manifest.task
+    _refuse_options(context, task)
     loaded = _load_prompts(model, prompts, task_index)
     options: dict[str, Any] = {
         "max_new_tokens": max_new_tokens,
@@ -140,46 +230,120 @@ def run(
         "num_beams": num_beams,
         "length_penalty": length_penalty,
     }
-    classifies = model.manifest.task == "text-classification"
-    if classifies:
-        _refuse_options(context, chat=chat, of=options)
+    if task == _ANSWERS:
+        options = {
+            "top_k": max(top_k, 1),
+            "max_answer_len": max_answer_len,
+            "handle_impossible_answer": handle_impossible_answer,
+        }
+    elif task not in _WRITES:
+        options = {"truncate": truncate}
+        if task == "token-classification":
+            options["aggregation"] = aggregation
+    asked_about = None if context_file is None else read_text(context_file)
 
-    def content(request: str) -> "Content":
+    def content(request: str) -> Any:
+        if asked_about is not None:
+            return request, asked_about
         if not chat:
             return request
         messages = [{"role": "system", "content": system}] if system is not None else []
         return model.chat([*messages, {"role": "user", "content": request}])
 
+    asks_context = task == _ANSWERS and asked_about is None
     if text is None and input_file is None and sys.stdin is not None and sys.stdin.isatty():
+        if asks_context:
+            raise click.UsageError(
+                "this bundle answers questions about a text: give --context FILE."
+            )
         from edgept.cli.session import converse
 
         converse(model, loaded, content, options)
         return
+    requests = read_requests(text, input_file, content, asks_context=asks_context)
     answers: list[tuple[str, LoadedPrompt | None]] = [*loaded.items()] or [("", None)]
-    for request in _requests(text, input_file):
+    if task not in _WRITES:
+        # a file is read ahead; of stdin, each line is answered as it comes
+        size = _BATCH if input_file not in (None, "-") else 1
+        vectors = _read(
+            model, requests, answers, options, size, as_json=as_json, quiet=npy is not None
+        )
+        if npy is not None:
+            _write_vectors(npy, vectors, force=force)
+        return
+    for shown, request in requests:
         for name, prompt in answers:
             if as_json:
-                if classifies:
-                    click.echo(_to_json(request, model.classify(content(request), prompt=prompt)))
-                else:
-                    result = model.generate(content(request), prompt=prompt, **options)
-                    click.echo(_to_json(request, result))
+                click.echo(to_json(shown, model.generate(request, prompt=prompt, **options)))
             else:
                 if len(loaded) > 1:
                     click.secho(f"{name}: ", bold=True, nl=False)
-                show(model, content(request), prompt, options)
+                show(model, request, prompt, options)
 
 
-def _refuse_options(context: click.Context, *, chat: bool, of: Mapping[str, Any]) -> None:
-    """A classification generates nothing, so options of a generation are a mistake."""
-    given = [
-        name
-        for name in of
-        if context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
-    ]
-    if chat or given:
-        name = "chat" if chat else given[0].replace("_", "-")
-        raise click.UsageError(f"this bundle classifies texts; --{name} is for text-generation.")
+def _read(
+    model: "Model",
+    requests: Iterator[tuple[object, "Content"]],
+    prompts: Sequence[tuple[str, "LoadedPrompt | None"]],
+    options: dict[str, Any],
+    size: int,
+    *,
+    as_json: bool,
+    quiet: bool,
+) -> list[Any]:
+    """Ask and say what is found, `size` requests at a time.
+
+    Returns:
+        All findings of a quiet run, which says nothing on stdout; else none.
+    """
+    kept: list[Any] = []
+    while batch := [*itertools.islice(requests, size)]:
+        asked = [(shown, content, *prompt) for shown, content in batch for prompt in prompts]
+        found = find(model, [(content, prompt) for _, content, _, prompt in asked], options)
+        for (shown, _, name, _), finding in zip(asked, found, strict=True):
+            cut = warning(finding)
+            if cut is not None:
+                click.echo(cut, err=True)
+            if quiet:
+                kept.append(finding)
+            if as_json:
+                click.echo(to_json(shown, finding))
+            elif not quiet:
+                for line in lines(finding):
+                    if len(prompts) > 1:
+                        click.secho(f"{name}: ", bold=True, nl=False)
+                    click.echo(line)
+                click.secho(f"[{finding.latency}]", dim=True, err=True)
+    return kept
+
+
+def _write_vectors(path: Path, vectors: list[Any], *, force: bool) -> None:
+    """Write a .npy file of float32 (requests · prompts, hidden)."""
+    import io
+
+    import numpy as np
+
+    from edgept.atomic import write_bytes
+
+    if not vectors:
+        raise click.UsageError("there is no text to make a vector of.")
+    array = np.array(vectors, np.float32)
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    write_bytes(path, buffer.getvalue(), overwrite=force)
+    click.echo(f"{path}: {' x '.join(map(str, array.shape))} float32", err=True)
+
+
+def _refuse_options(context: click.Context, task: str) -> None:
+    """An option of another task is a mistake."""
+    for name, tasks in _OPTIONS.items():
+        if task in tasks:
+            continue
+        if context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT:
+            option = next(item for item in context.command.params if item.name == name)
+            raise click.UsageError(
+                f"this bundle {_SAYS[task]}; {max(option.opts, key=len)} is for {' and '.join(tasks)}."
+            )
 
 
 def _load_prompts(
@@ -199,40 +363,3 @@ def _load_prompts(
             )
         loaded[prompt.name] = prompt
     return loaded
-
-
-def _requests(text: str | None, input_file: str | None) -> Iterator[str]:
-    if text is not None:
-        yield text
-    elif input_file is not None:
-        with click.open_file(input_file, encoding="utf-8", errors="replace") as lines:
-            while line := lines.readline(_MAX_REQUEST):
-                _check_size(line)
-                if line.strip():
-                    yield line.rstrip("\r\n")
-    elif sys.stdin is None:
-        raise click.UsageError("no TEXT, no --input, and stdin is closed.")
-    else:
-        request = sys.stdin.buffer.read(_MAX_REQUEST).decode("utf-8", errors="replace")
-        _check_size(request)
-        if not request.strip():
-            raise click.UsageError("no TEXT, no --input, and stdin is empty.")
-        yield request.rstrip("\r\n")
-
-
-def _check_size(request: str) -> None:
-    if len(request) >= _MAX_REQUEST:
-        raise click.UsageError(
-            f"a request of {_MAX_REQUEST >> 20} million characters or more. Is it a text?"
-        )
-
-
-def _to_json(request: str, result: "Generation | Classification") -> str:
-    import json
-    from dataclasses import asdict
-
-    fields = asdict(result)
-    if "logits" in fields:
-        fields["logits"] = fields["logits"].tolist()
-    fields["latency"]["tokens_per_second"] = result.latency.tokens_per_second
-    return json.dumps({"input": request, **fields}, ensure_ascii=False)

@@ -35,7 +35,7 @@ def converse(
         model: that answers.
         prompts: loaded ones by name; the first is active. Prompts loaded here are added.
         content: from a typed line to a request.
-        options: of `Model.stream`; not used where the bundle classifies.
+        options: of the task's call, such as `Model.stream`.
     """
     with suppress(ImportError):
         import readline  # noqa: F401 - gives input() its history and editing

@@ -44,7 +44,7 @@ class Reason(StrEnum):
     DATA_HOLE = "data-hole"  # bytes that no tensor owns, before or between tensors
     DATA_OVERLAP = "data-overlap"  # bytes that two tensors own
     DATA_TRAILING = "data-trailing"  # bytes after the last tensor
-    HEAD_MISMATCH = "head-mismatch"  # head.bias without head.weight, or of another length
+    HEAD_MISMATCH = "head-mismatch"  # parts of a head that do not belong together
     # Rule 5: the values.
     VALUE_NOT_FINITE = "value-not-finite"  # an infinity or a NaN
     # Rule 6: the metadata.

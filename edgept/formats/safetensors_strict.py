@@ -247,6 +247,14 @@ def _check_head(shapes: Mapping[str, tuple[int, ...]]) -> None:
             f"head.bias has shape {bias}, head.weight {weight}; there is one bias per row of the "
             f"weight. {_EXPORT_AGAIN}",
         )
+    dense = shapes.get("head.dense.weight"), shapes.get("head.dense.bias")
+    size = 0 if weight is None else weight[1]
+    if dense not in ((None, None), ((size, size), (size,))):
+        raise InvalidFileError(
+            Reason.HEAD_MISMATCH,
+            f"head.dense.weight has shape {dense[0]}, head.dense.bias {dense[1]}, head.weight {weight}; "
+            f"the layer in front of head.weight is as large as that has columns, both ways. {_EXPORT_AGAIN}",
+        )
 
 
 def _read_values(stream: BufferedIOBase, entry: _Entry) -> npt.NDArray[np.float32]:

@@ -12,6 +12,7 @@ from transformers.utils import logging
 
 from edgept.errors import MissingDependencyError, UsageError
 from edgept.export.fingerprint import fingerprint
+from edgept.export.heads import find_layers
 from edgept.export.source import ModelSource, find_model, load_frozen
 
 __all__ = ["Backbone", "load_backbone", "silent"]
@@ -79,7 +80,8 @@ def load_backbone(
         device: cpu, cuda, or auto.
 
     Raises:
-        UsageError: there is no such model, it has no tokenizer, or the device is not there.
+        UsageError: there is no such model, it has no tokenizer, its head is of two layers, or the device
+            is not there.
         ExportError: its weights cannot be loaded.
     """
     if device == "auto":
@@ -92,6 +94,12 @@ def load_backbone(
     source = _find(model, None if task == "auto" else task)
     with silent():
         frozen = load_frozen(source)
+        if len(layers := find_layers(frozen)) > 1:
+            raise UsageError(
+                f"the head of {type(frozen).__name__} has two layers ({', '.join(layers)}), and this version "
+                "tunes heads of one. Tune it with peft, whose folder is a prompt here, or take another "
+                "model (BERT)."
+            )
         try:
             tokenizer = AutoTokenizer.from_pretrained(source.location, trust_remote_code=False)
         except ImportError as error:
@@ -124,18 +132,25 @@ def _find(model: str, task: str | None) -> ModelSource:
 
 
 def _find_source(model: str, task: str | None) -> ModelSource:
-    try:
+    if task is not None:
         return find_model(model, task)
+    try:
+        source = find_model(model)
     except UsageError:
-        if task is not None:
+        if not _is_encoder(model):
             raise
-        try:
-            source = find_model(model, "text-classification")
-        except UsageError:
-            source = None
-        if source is None or not source.is_encoder:
-            raise
-        return source
+    else:
+        if not source.is_encoder:
+            return source
+    # an encoder is tuned to classify, whatever it was saved for
+    return find_model(model, "text-classification")
+
+
+def _is_encoder(model: str) -> bool:
+    try:
+        return find_model(model, "text-classification").is_encoder
+    except UsageError:
+        return False
 
 
 @contextmanager

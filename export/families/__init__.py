@@ -4,16 +4,32 @@ Decoder-only models need none: any that transformers has as a causal language mo
 classifier is tried.
 """
 
-from edgept.export.families import bart, bert, marian, t5
+from edgept.export.families import (
+    albert,
+    bart,
+    bert,
+    deberta_v2,
+    distilbert,
+    electra,
+    marian,
+    modernbert,
+    mpnet,
+    roberta,
+    t5,
+)
 from edgept.export.families.encoder import EncoderFamily
 from edgept.export.families.seq2seq import Seq2SeqFamily
 
 __all__ = ["ENCODERS", "SEQ2SEQ", "EncoderFamily", "Seq2SeqFamily"]
 
+_FAMILIES = (bert, roberta, distilbert, albert, electra, deberta_v2, mpnet, modernbert)
+
 # By transformers' model_type.
-ENCODERS = {model_type: family for family in (bert.FAMILY,) for model_type in family.model_types}
-SEQ2SEQ = {
-    model_type: family
-    for family in (t5.FAMILY, bart.FAMILY, marian.FAMILY)
-    for model_type in family.model_types
+ENCODERS: dict[str, EncoderFamily] = {
+    model_type: module.FAMILY for module in _FAMILIES for model_type in module.FAMILY.model_types
+}
+SEQ2SEQ: dict[str, Seq2SeqFamily] = {
+    model_type: module.FAMILY
+    for module in (t5, bart, marian)
+    for model_type in module.FAMILY.model_types
 }

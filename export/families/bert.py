@@ -6,6 +6,7 @@ __all__ = ["FAMILY"]
 
 FAMILY = EncoderFamily(
     model_types=("bert",),
-    extra_inputs=("token_type_ids",),
+    has_token_types=True,
+    has_pooler=True,
     why_incomplete="a checkpoint of masked language modelling alone has no pooler, which the head reads",
 )

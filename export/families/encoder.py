@@ -1,20 +1,42 @@
 """What one family of encoders is described by."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 __all__ = ["EncoderFamily"]
+
+_USUAL_HEADS = {
+    "text-classification": ("classifier",),
+    "token-classification": ("classifier",),
+    "question-answering": ("qa_outputs",),
+}
 
 
 @dataclass(frozen=True)
 class EncoderFamily:
-    """A family of encoders.
+    """A family of encoders; the defaults are what most families have.
 
     Attributes:
         model_types: transformers' names of its models.
-        extra_inputs: what its forward takes beside ids and mask, each (batch, sequence) int64.
+        has_token_types: whether its models tell the texts of a pair apart by token_type_ids, (batch,
+            sequence) int64; those of them do not whose config has no types.
+        heads: by task, where they are not the usual ones, the linear layers that a prompt brings its own
+            of, by their names in the transformers model: the last one; in front of it another one where
+            the head has two, and peft trains both.
+        has_pooler: whether its bare model has a layer over the first position, which is left out where
+            vectors of texts are wanted: they are not made from it.
+        skips_pads: whether positions count from behind the padding id, and skip padding where the model
+            is given ids; where it is given embeddings, as under a prompt, it cannot see any.
         why_incomplete: what a checkpoint that lacks weights of the backbone is, for an error.
     """
 
     model_types: tuple[str, ...]
-    extra_inputs: tuple[str, ...] = ()
+    has_token_types: bool = False
+    heads: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    has_pooler: bool = False
+    skips_pads: bool = False
     why_incomplete: str = ""
+
+    def head_layers(self, task: str) -> tuple[str, ...]:
+        """Names of the layers that are a task's head, in the order in which they compute."""
+        return self.heads.get(task, _USUAL_HEADS.get(task, ()))

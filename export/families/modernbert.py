@@ -1,0 +1,13 @@
+"""ModernBERT (Warner et al. 2024): rotary positions, and a window of attention in most layers."""
+
+from edgept.export.families.encoder import EncoderFamily
+
+__all__ = ["FAMILY"]
+
+FAMILY = EncoderFamily(
+    model_types=("modernbert",),
+    # of its head (dense, norm, classifier) peft trains the last layer
+    heads={"question-answering": ("classifier",)},
+    why_incomplete="the bare model has no head.dense and head.norm, which tasks read through; one saved "
+    "for masked language modelling has them",
+)

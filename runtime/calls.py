@@ -1,0 +1,28 @@
+"""What to call on a bundle of each task: the tasks that this version runs."""
+
+from typing import NoReturn
+
+from edgept.errors import UsageError
+
+__all__ = ["CALLS", "refuse"]
+
+CALLS = {
+    "text-generation": "model.generate, model.stream or model.generate_batch",
+    "text2text-generation": "model.generate, model.stream or model.generate_batch",
+    "text-classification": "model.classify or model.classify_batch",
+    "token-classification": "model.tag or model.tag_batch",
+    "question-answering": "model.answer or model.answer_batch",
+    "feature-extraction": "model.embed or model.embed_batch",
+}
+
+
+def refuse(call: str, task: str) -> NoReturn:
+    """Say that a call is for another task than the bundle's.
+
+    Raises:
+        UsageError: always.
+    """
+    raise UsageError(
+        f"model.{call} on a bundle for {task}. Call {CALLS[task]}, or export the model for "
+        "another task (edgept export --task)."
+    )

@@ -1,0 +1,53 @@
+"""Feature extraction: a text as one vector, pooled and normalised as the model's makers say."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgept.latency import Latency
+from edgept.runtime.forward import Output
+
+__all__ = ["Embedding", "to_embedding"]
+
+# Below this length a vector is not made longer, as in PyTorch's normalize.
+_SHORTEST = 1e-12
+
+
+@dataclass(frozen=True, eq=False)
+class Embedding:
+    """A text as a vector. numpy takes it as one: `np.array(model.embed_batch(...))` is (texts, hidden).
+
+    Attributes:
+        vector: (hidden,) float32; of length 1 where the bundle normalises.
+        prompt: name of the prompt in front; None for the plain model.
+        truncated: tokens of the text that were cut off to fit.
+        latency: how long each phase took; prefill is the run.
+    """
+
+    vector: npt.NDArray[np.float32]
+    prompt: str | None
+    truncated: int
+    latency: Latency
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
+        return np.array(self.vector, dtype) if copy else np.asarray(self.vector, dtype)
+
+
+def to_embedding(output: Output, pooling: str, *, normalize: bool) -> Embedding:
+    """Pool the hidden states (virtual + text tokens, hidden) of a text.
+
+    As under peft, a prompt's virtual tokens are positions like others: they are in the mean, and the
+    first of them is the one that "cls" reads.
+
+    Args:
+        output: of the request.
+        pooling: "mean" over all positions, or "cls", the first one.
+        normalize: divide by the Euclidean length.
+    """
+    states = output.values
+    vector = states[0].copy() if pooling == "cls" else states.mean(0, dtype=np.float32)
+    if normalize:
+        vector /= max(float(np.linalg.norm(vector)), _SHORTEST)
+    return Embedding(vector, output.prompt, output.truncated, output.latency)

@@ -1,0 +1,227 @@
+"""Encoders under peft's adapters, task by task: rows and head read back from the folders that it saves."""
+
+import copy
+import functools
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import edgept
+from edgept.export import verify_bundle
+from edgept.peft_folder import read_peft_folder, write_peft_folder
+from edgept.prompt_file import read_prompt, write_prompt
+from edgept.prompt_source import bind
+from tests.conftest import VOCABULARY
+from tests.peft_adapters import other_peoples_warnings
+
+pytest.importorskip("peft", reason="needs edgept[tune]")
+
+KINDS = ("bert", "roberta", "distilbert")
+METHODS = ("prompt_tuning", "p_tuning")
+TASK_TYPES = {
+    "text-classification": "SEQ_CLS",
+    "token-classification": "TOKEN_CLS",
+    "question-answering": "QUESTION_ANS",
+    "feature-extraction": "FEATURE_EXTRACTION",
+}
+TOKENS = 7
+CLASSES = 3
+HEAD = {"head.weight", "head.bias"}
+DENSE = {"head.dense.weight", "head.dense.bias"}
+
+
+@functools.cache
+def base_model(folder: Path, task: str) -> Any:
+    """The frozen model with a random head; callers leave it as it is."""
+    import torch
+    import transformers as t
+
+    autos: dict[str, Any] = {
+        "text-classification": t.AutoModelForSequenceClassification,
+        "token-classification": t.AutoModelForTokenClassification,
+        "question-answering": t.AutoModelForQuestionAnswering,
+        "feature-extraction": t.AutoModel,
+    }
+    torch.manual_seed(5)
+    sizes = {"num_labels": CLASSES} if task.endswith("classification") else {}
+    return autos[task].from_pretrained(folder, dtype=torch.float32, **sizes).eval()
+
+
+def make_adapter(base: Path, task: str, method: str, folder: Path) -> Any:
+    """An adapter with random values, saved as peft saves one; returns peft's model."""
+    import peft
+    import torch
+
+    common: dict[str, Any] = {"task_type": TASK_TYPES[task], "num_virtual_tokens": TOKENS}
+    if "distilbert" in base.name:  # its config has sizes under names that peft does not look for
+        common |= {"token_dim": 64, "num_layers": 2, "num_attention_heads": 4}
+    torch.manual_seed(17)
+    with other_peoples_warnings(), torch.no_grad():
+        config: Any = (
+            peft.PromptTuningConfig(**common)
+            if method == "prompt_tuning"
+            else peft.PromptEncoderConfig(**common, encoder_hidden_size=32)
+        )
+        adapted: Any = peft.get_peft_model(copy.deepcopy(base_model(base, task)), config)
+        if method == "prompt_tuning":
+            for parameter in adapted.prompt_encoder.parameters():
+                parameter.normal_(std=0.4)
+        for name, parameter in adapted.named_parameters():
+            if "modules_to_save" in name:
+                parameter.normal_(std=0.3)
+        adapted.eval().save_pretrained(str(folder))
+    return adapted
+
+
+def texts() -> list[list[int]]:
+    random = np.random.default_rng(3)
+    return [random.integers(3, VOCABULARY, length).tolist() for length in (1, 4, 13, 30)]
+
+
+def peft_outputs(adapted: Any, task: str, rows: list[list[int]], **extra: Any) -> list[Any]:
+    """What peft computes of a ragged batch that is padded behind, without the padding's positions."""
+    import torch
+
+    from edgept.export.encoder_exporter import read_output
+
+    tokens = torch.ones((len(rows), max(map(len, rows))), dtype=torch.long)
+    mask = torch.zeros_like(tokens)
+    for index, ids in enumerate(rows):
+        tokens[index, : len(ids)] = torch.tensor(ids)
+        mask[index, : len(ids)] = 1
+    with other_peoples_warnings(), torch.no_grad():
+        output = adapted(input_ids=tokens, attention_mask=mask, **extra)
+    found = read_output(output, task).float().numpy()
+    if task == "text-classification":
+        return list(found)
+    return [row[: TOKENS + len(ids)] for row, ids in zip(found, rows, strict=True)]
+
+
+def relative(found: Any, expected: Any) -> float:
+    assert found.shape == expected.shape
+    return float(np.abs(found - expected).max() / np.abs(expected).max())
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("task", TASK_TYPES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_outputs_are_those_of_peft(
+    kind: str,
+    task: str,
+    method: str,
+    bundle_of: Callable[..., Path],
+    model_folder: Callable[[str], Path],
+    tmp_path: Path,
+) -> None:
+    adapted = make_adapter(model_folder(kind), task, method, tmp_path / "adapter")
+    model = edgept.load(bundle_of(kind, "fp32", task), threads=1)
+    prompt = model.load_prompt(tmp_path / "adapter")
+    assert prompt.num_virtual_tokens == TOKENS
+    assert prompt.prompt.task == task
+    head = {name for name in prompt.prompt.tensors if name.startswith("head.")}
+    two_layers = task == "text-classification" and kind != "bert"
+    assert head == (
+        set() if task == "feature-extraction" else HEAD | (DENSE if two_layers else set())
+    )
+    expected = peft_outputs(adapted, task, texts())
+    batch = model.outputs_batch([(ids, prompt) for ids in texts()])
+    for ids, wanted, row in zip(texts(), expected, batch, strict=True):
+        assert relative(model.outputs(ids, prompt=prompt), wanted) < 1e-4
+        assert relative(row, wanted) < 1e-4
+    # prompt and head matter: wrong ones would be found
+    for left_out in ({"prompt_embeds": np.zeros((TOKENS, 64), np.float32)}, *_zeroed(prompt, head)):
+        other = replace(prompt.prompt, tensors={**prompt.prompt.tensors, **left_out})
+        found = model.outputs(texts()[2], prompt=model.load_prompt(other))
+        assert relative(found, expected[2]) > 1e-3
+
+
+def _zeroed(prompt: Any, names: set[str]) -> list[dict[str, Any]]:
+    return [{name: np.zeros_like(prompt.prompt.tensors[name])} for name in sorted(names)]
+
+
+def test_token_types_are_those_of_peft(
+    bundle_of: Callable[..., Path], model_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """The second text of a pair has type 1, the prompt type 0."""
+    import onnxruntime as ort
+    import torch
+
+    task = "text-classification"
+    adapted = make_adapter(model_folder("bert"), task, "prompt_tuning", tmp_path / "adapter")
+    bundle = bundle_of("bert", "fp32", task)
+    ids, types = texts()[2], [0] * 6 + [1] * 7
+    (expected,) = peft_outputs(adapted, task, [ids], token_type_ids=torch.tensor([types]))
+    tensors = read_peft_folder(tmp_path / "adapter").tensors
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    session = ort.InferenceSession(str(bundle / "model.onnx"), options)
+    row = np.array([[VOCABULARY + index for index in range(TOKENS)] + ids])
+    feeds = {
+        "input_ids": row,
+        "attention_mask": np.ones_like(row),
+        "token_type_ids": np.array([[0] * TOKENS + types]),
+        **tensors,
+    }
+    assert relative(session.run(["logits"], feeds)[0][0], expected) < 1e-4
+    feeds["token_type_ids"] = np.zeros_like(row)
+    assert relative(session.run(["logits"], feeds)[0][0], expected) > 1e-3
+
+
+ROUND_TRIPS = [
+    ("roberta", "text-classification"),
+    ("distilbert", "text-classification"),
+    ("bert", "text-classification"),
+    ("bert", "token-classification"),
+    ("bert", "question-answering"),
+    ("bert", "feature-extraction"),
+]
+
+
+@pytest.mark.parametrize(("kind", "task"), ROUND_TRIPS)
+def test_from_peft_to_a_prompt_file_and_back(
+    kind: str,
+    task: str,
+    bundle_of: Callable[..., Path],
+    model_folder: Callable[[str], Path],
+    tmp_path: Path,
+) -> None:
+    import peft
+
+    adapted = make_adapter(model_folder(kind), task, "p_tuning", tmp_path / "adapter")
+    model = edgept.load(bundle_of(kind, "fp32", task), threads=1)
+    write_prompt(
+        bind(read_peft_folder(tmp_path / "adapter"), model.manifest), tmp_path / "p.safetensors"
+    )
+    prompt = read_prompt(tmp_path / "p.safetensors")
+    expected = peft_outputs(adapted, task, texts())
+    found = model.outputs(texts()[3], prompt=model.load_prompt(prompt))
+    assert relative(found, expected[3]) < 1e-4
+    write_peft_folder(prompt, model.manifest, tmp_path / "back")
+    with other_peoples_warnings():
+        base = copy.deepcopy(base_model(model_folder(kind), task))
+        back: Any = peft.PeftModel.from_pretrained(base, str(tmp_path / "back")).eval()
+    for found, wanted in zip(peft_outputs(back, task, texts()), expected, strict=True):
+        assert relative(found, wanted) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("kind", "task"), [("roberta", "text-classification"), ("bert", "question-answering")]
+)
+def test_verify_compares_with_peft_itself(
+    kind: str,
+    task: str,
+    bundle_of: Callable[..., Path],
+    model_folder: Callable[[str], Path],
+    tmp_path: Path,
+) -> None:
+    make_adapter(model_folder(kind), task, "prompt_tuning", tmp_path / "adapter")
+    bundle = bundle_of(kind, "fp32", task)
+    with other_peoples_warnings():
+        parity = verify_bundle(bundle, str(model_folder(kind)), prompt=tmp_path / "adapter")
+    assert parity.passed
+    assert parity.max_rel < 1e-4
+    assert parity.reference.startswith("peft ")
