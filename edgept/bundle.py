@@ -11,11 +11,16 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from edgept.decoding import Decoding
 from edgept.errors import InvalidFileError, UntrustedError, UsageError
 
 __all__ = [
+    "DECODER_NAME",
+    "ENCODER_NAME",
+    "GRAPH_NAME",
     "MANIFEST_NAME",
-    "WEIGHTS_NAME",
+    "SEQ2SEQ_TASK",
+    "WEIGHTS_ENDING",
     "BundleFile",
     "KVGeometry",
     "Manifest",
@@ -27,7 +32,12 @@ __all__ = [
 ]
 
 MANIFEST_NAME = "edgept.json"
-WEIGHTS_NAME = "model.onnx.data"
+GRAPH_NAME = "model.onnx"
+# An encoder-decoder's two graphs; each has weights of its own.
+ENCODER_NAME, DECODER_NAME = "encoder.onnx", "decoder.onnx"
+# A graph's weights are in the file of its name with this behind it.
+WEIGHTS_ENDING = ".data"
+SEQ2SEQ_TASK = "text2text-generation"
 FORMAT_VERSION = 1
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
@@ -64,14 +74,17 @@ class KVGeometry:
     shared_buffer: bool
     depends_on_length: bool = False
 
-    def names(self, side: str) -> list[str]:
+    def names(self, side: str, attention: str | None = None) -> list[str]:
         """The graph's names of the cache: key and value of each layer in turn, `past_key_values.0.key`.
 
         Args:
             side: "past_key_values" for the inputs, "present" for the outputs.
+            attention: of an encoder-decoder, "decoder" for self-attention and "encoder" for
+                cross-attention: `past_key_values.0.decoder.key`, as optimum names them.
         """
         layers = range(self.num_layers)
-        return [f"{side}.{layer}.{kind}" for layer in layers for kind in ("key", "value")]
+        middle = "" if attention is None else f".{attention}"
+        return [f"{side}.{layer}{middle}.{kind}" for layer in layers for kind in ("key", "value")]
 
 
 @dataclass(frozen=True)
@@ -103,6 +116,7 @@ class Manifest:
         eos_token_ids: ids that end a generation.
         precision: of the weights: fp32, fp16, int8, int8-dynamic or int4.
         block_size: weights that share a scale; None where they are floats, or nobody wrote it down.
+        decoding: how an encoder-decoder generates; None of other models, whose requests say it all.
         float_type: numpy name of the graph's float inputs and outputs, "float32" or "float16".
         target: cpu, cuda or jetson.
         providers: onnxruntime execution providers that the graph was made for, best first.
@@ -139,9 +153,15 @@ class Manifest:
     pooling: str | None = None
     normalize: bool = False
     block_size: int | None = None
+    decoding: Decoding | None = None
     files: dict[str, BundleFile] = field(default_factory=dict)
     parity: dict[str, Any] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
+
+    @property
+    def graphs(self) -> tuple[str, ...]:
+        """Names of the bundle's graphs; the first takes the prompt."""
+        return (ENCODER_NAME, DECODER_NAME) if self.task == SEQ2SEQ_TASK else (GRAPH_NAME,)
 
     def to_json(self) -> str:
         """The text of edgept.json."""
@@ -177,6 +197,9 @@ class Manifest:
             entries["head_dense"] = 1
         if self.pad_token_id is not None:
             entries["pad_token_id"] = self.pad_token_id
+        if self.decoding is not None:
+            entries["decoding"] = json.dumps(asdict(self.decoding), sort_keys=True)
+            entries["decoder_start_token_id"] = self.decoding.start_token_id
         if self.pooling is not None:
             entries |= {"pooling": self.pooling, "normalize": int(self.normalize)}
         return {f"edgept.{name}": str(entry) for name, entry in entries.items()}
@@ -222,9 +245,14 @@ def read_manifest(bundle: Path) -> Manifest:
                 f"{path}: bundle format {version!r}, this edgept reads {FORMAT_VERSION}. Update edgept "
                 "on the device, or export again with the version that runs there.",
             )
-        kv = raw.pop("kv")
+        kv, decoding = raw.pop("kv"), raw.pop("decoding", None)
         files = {name: BundleFile(**entry) for name, entry in raw.pop("files").items()}
-        manifest = Manifest(kv=None if kv is None else KVGeometry(**kv), files=files, **raw)
+        manifest = Manifest(
+            kv=None if kv is None else KVGeometry(**kv),
+            decoding=None if decoding is None else Decoding(**decoding),
+            files=files,
+            **raw,
+        )
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise InvalidFileError(
             "manifest-malformed",
@@ -267,6 +295,7 @@ def _check_fields(manifest: Manifest, path: Path) -> None:
             manifest.kv is None
             or {type(manifest.kv.shared_buffer), type(manifest.kv.depends_on_length)} == {bool}
         )
+        and (manifest.decoding is None or manifest.decoding.is_sane())
         and _is_list([entry.size for entry in manifest.files.values()], int)
         and _is_list([entry.sha256 for entry in manifest.files.values()], str)
     )
@@ -296,7 +325,7 @@ def check_files(bundle: Path, manifest: Manifest, *, weights: bool = True) -> No
     Args:
         bundle: its folder.
         manifest: of the bundle.
-        weights: False leaves the contents of the weights' file to `check_weights`.
+        weights: False leaves the contents of the weights' files to `check_weights`.
 
     Raises:
         UntrustedError: a file is missing, is a link, is not the one that was exported, or would be
@@ -322,18 +351,23 @@ def check_files(bundle: Path, manifest: Manifest, *, weights: bool = True) -> No
             )
         if status.st_size != entry.size:
             raise _not_as_exported(path, entry)
-        if weights or name != WEIGHTS_NAME:
+        if weights or name not in _weights(manifest):
             _check_contents(path, entry)
 
 
 def check_weights(bundle: Path, manifest: Manifest) -> None:
-    """Compare the SHA-256 of the file that holds a bundle's weights, the largest, with its manifest.
+    """Compare the SHA-256 of the files that hold a bundle's weights, the largest, with its manifest.
 
     Raises:
-        UntrustedError: it is not the one that was exported.
+        UntrustedError: one is not that which was exported.
     """
-    if WEIGHTS_NAME in manifest.files:
-        _check_contents(bundle / WEIGHTS_NAME, manifest.files[WEIGHTS_NAME])
+    for name in _weights(manifest):
+        if name in manifest.files:
+            _check_contents(bundle / name, manifest.files[name])
+
+
+def _weights(manifest: Manifest) -> list[str]:
+    return [f"{graph}{WEIGHTS_ENDING}" for graph in manifest.graphs]
 
 
 def _check_contents(path: Path, entry: BundleFile) -> None:

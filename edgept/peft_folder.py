@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgept.atomic import atomic_folder
-from edgept.bundle import Manifest
+from edgept.bundle import SEQ2SEQ_TASK, Manifest
 from edgept.errors import IncompatibleError, InvalidFileError, UsageError
 from edgept.formats.regular_file import open_regular
 from edgept.formats.safetensors_strict import read_header, read_tensors
@@ -30,6 +30,7 @@ __all__ = [
     "PEFT_KEYS",
     "WEIGHT_NAMES",
     "combine_multitask",
+    "decoder_layers",
     "read_head",
     "read_peft_folder",
     "rows_to_kv",
@@ -46,7 +47,7 @@ _ROW_METHODS = {"PROMPT_TUNING", "P_TUNING", "CPT", "MULTITASK_PROMPT_TUNING"}
 _KV_METHODS = {"PREFIX_TUNING", "CARTRIDGE"}
 _TASKS = {
     "CAUSAL_LM": "text-generation",
-    "SEQ_2_SEQ_LM": "text2text-generation",
+    "SEQ_2_SEQ_LM": SEQ2SEQ_TASK,
     "SEQ_CLS": "text-classification",
     "TOKEN_CLS": "token-classification",
     "QUESTION_ANS": "question-answering",
@@ -165,6 +166,17 @@ def rows_to_kv(
     return np.ascontiguousarray(cache.transpose(1, 2, 3, 0, 4))
 
 
+def decoder_layers(cache: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """What an encoder-decoder's decoder gets of a saved prefix (layers, 2, kv_heads, P, head_dim).
+
+    peft doubles the tensor and splits it in four for each layer, two of self-attention and two of
+    cross-attention, which it then drops: self-attention of layer i gets what was saved for layer
+    2i mod layers. The encoder gets none.
+    """
+    layers = len(cache)
+    return np.ascontiguousarray(cache[[2 * layer % layers for layer in range(layers)]])
+
+
 def write_peft_folder(
     prompt: Prompt,
     manifest: Manifest | None,
@@ -198,7 +210,8 @@ def write_peft_folder(
     config["base_model_name_or_path"] = prompt.base_model or (manifest.source if manifest else None)
     config["task_type"] = {task: name for name, task in _TASKS.items()}.get(prompt.task)
     config["inference_mode"] = True
-    config["num_transformer_submodules"] = 1
+    is_split = prompt.task == SEQ2SEQ_TASK and "prompt_kv" in prompt.tensors
+    config["num_transformer_submodules"] = 2 if is_split else 1
     from safetensors.numpy import save
 
     with atomic_folder(path, marker=CONFIG_NAME, overwrite=overwrite) as folder:
@@ -224,6 +237,8 @@ def _config_and_rows(prompt: Prompt) -> tuple[dict[str, Any], npt.NDArray[np.flo
         }, rows
     if held == {"prompt_kv"}:
         cache = prompt.tensors["prompt_kv"]  # (layers, 2, kv_heads, P, head_dim)
+        if prompt.task == SEQ2SEQ_TASK:
+            cache = _saved_layers(cache)
         num_layers, _, num_kv_heads, num_virtual_tokens, head_dim = cache.shape
         return {
             "peft_type": "PREFIX_TUNING",
@@ -238,6 +253,14 @@ def _config_and_rows(prompt: Prompt) -> tuple[dict[str, Any], npt.NDArray[np.flo
         f"prompt {prompt.name!r} holds {_names(prompt.tensors)}; a peft folder takes prompt_embeds "
         "of one layer or prompt_kv. Export it as onnx-adapter instead."
     )
+
+
+def _saved_layers(cache: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """The inverse of `decoder_layers`: of an odd number of layers, each is taken once."""
+    layers = len(cache) | 1
+    saved = np.zeros((layers, *cache.shape[1:]), np.float32)
+    saved[[2 * layer % layers for layer in range(len(cache))]] = cache
+    return saved
 
 
 def _peft_head(prompt: Prompt, manifest: Manifest | None) -> dict[str, npt.NDArray[np.float32]]:
@@ -318,11 +341,18 @@ def _prompt_tensor(
 ) -> dict[str, npt.NDArray[np.float32]]:
     num_virtual_tokens = _size(config, "num_virtual_tokens", folder)
     submodules = config.get("num_transformer_submodules") or 1
+    is_seq2seq = config.get("task_type") == "SEQ_2_SEQ_LM"
+    if method == "CPT" and is_seq2seq:
+        raise IncompatibleError(
+            f"{folder} is a CPT adapter for an encoder-decoder, which peft itself does not run. Use "
+            "prompt tuning for that model."
+        )
     if method in _KV_METHODS:
-        if submodules != 1:
+        if submodules != (2 if is_seq2seq else 1):
             raise IncompatibleError(
-                f"{folder} is a prefix for an encoder-decoder, which edgept does not run. Use prompt "
-                "tuning for that model."
+                f"{folder} is a prefix for {config.get('task_type')} with num_transformer_submodules "
+                f"{submodules}: peft's own model does not run it, since a decoder's cache then has no "
+                "place of its own for the encoder. Train it with peft's default."
             )
         num_layers = _size(config, "num_layers", folder)
         num_kv_heads = _size(config, "num_attention_heads", folder)  # peft saves the KV heads here
@@ -330,7 +360,8 @@ def _prompt_tensor(
         expected = (num_virtual_tokens, num_layers * 2 * num_kv_heads * head_dim)
         if rows.shape != expected:
             raise _bad_shape(rows.shape, expected, folder)
-        return {"prompt_kv": rows_to_kv(rows, num_layers, num_kv_heads, head_dim)}
+        cache = rows_to_kv(rows, num_layers, num_kv_heads, head_dim)
+        return {"prompt_kv": decoder_layers(cache) if is_seq2seq else cache}
     width = config.get("token_dim") or rows.shape[-1]
     # An encoder-decoder's prompt has 2P rows, of which peft puts the first P before the encoder.
     expected = (num_virtual_tokens * (2 if submodules == 2 else 1), width)

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgept import __version__
-from edgept.bundle import Manifest
+from edgept.bundle import SEQ2SEQ_TASK, Manifest
 from edgept.errors import IncompatibleError, InvalidFileError, UsageError
 from edgept.formats.npy_file import read_npy
 from edgept.formats.reason import Reason
@@ -77,6 +77,7 @@ def load_prompt_source(
     if is_folder or (source.name in WEIGHT_NAMES and os.path.isfile(beside)):
         folder = source if is_folder else source.parent
         prompt = read_peft_folder(folder, task_index=task_index, max_bytes=max_bytes)
+        prompt = _for_decoder(prompt, manifest)
     else:
         prompt = _load_file(source, manifest, task_index, max_bytes)
     return prompt if name is None else replace(prompt, name=name)
@@ -130,6 +131,17 @@ def _load_file(
     return replace(prompt, name=source.stem, task=manifest.task if manifest else task)
 
 
+def _for_decoder(prompt: Prompt, manifest: Manifest | None) -> Prompt:
+    """An encoder-decoder's prefix without the layers that its decoder lacks: peft saves as many as the encoder has."""
+    if manifest is None or manifest.kv is None or prompt.task != SEQ2SEQ_TASK:
+        return prompt
+    cache = prompt.tensors.get("prompt_kv")
+    if cache is None or cache.ndim != 5:
+        return prompt
+    layers = manifest.kv.num_layers
+    return replace(prompt, tensors={**prompt.tensors, "prompt_kv": cache[:layers]})
+
+
 def _is_prompt(header: Header) -> bool:
     metadata = header.fields.get(METADATA_KEY)
     return isinstance(metadata, dict) and metadata.get("format") == FORMAT
@@ -139,6 +151,13 @@ def _from_tensors(
     tensors: Mapping[str, Array], manifest: Manifest | None, task_index: int | None, source: Path
 ) -> Prompt:
     """Tell by name and shape what the tensors of a bare checkpoint are."""
+    is_seq2seq = manifest is not None and manifest.task == SEQ2SEQ_TASK
+    if is_seq2seq and {"prefix_task_cols", *_ROW_KEYS[1:]} & tensors.keys():
+        raise IncompatibleError(
+            f"{source} is peft's weight file alone. Of an encoder-decoder's prompt peft saves twice the "
+            "rows and uses the first half, or a prefix's layers in an order of its own; only the adapter's "
+            "configuration says so. Give the whole folder."
+        )
     if "prefix_task_cols" in tensors:
         rows = combine_multitask(tensors, task_index)
         head = _head_beside(tensors, PEFT_KEYS, source)
@@ -195,9 +214,10 @@ def _by_shape(array: Array, manifest: Manifest | None, source: Path) -> dict[str
     if manifest is None or array.ndim != 2:
         return {"prompt_embeds": array}
     width, hidden = array.shape[1], manifest.hidden_size
-    kv = manifest.kv
+    # of an encoder-decoder's, peft's folder alone says which layer is whose
+    kv = None if manifest.task == SEQ2SEQ_TASK else manifest.kv
     prefix_width = 2 * kv.num_layers * kv.num_kv_heads * kv.head_dim if kv else None
-    prefix = "none, as the model has no cache" if prefix_width is None else f"(P, {prefix_width})"
+    prefix = "none in this form" if prefix_width is None else f"(P, {prefix_width})"
     if (width == hidden) == (width == prefix_width):
         found = "could be either" if width == hidden else "is neither"
         raise IncompatibleError(

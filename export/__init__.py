@@ -10,14 +10,16 @@ Code organization (a model passes through these in order):
     torch_exporter.py   every other decoder-only model, through torch.onnx
     encoder_exporter.py     encoders for all their tasks, the head an input too
     decoder_classifier.py   decoder-only models that classify; tracing.py torch.onnx itself
+    seq2seq_exporter.py     encoder-decoders, two graphs; generation_rules.py their generation_config
     graph.py            what both graphs get: virtual tokens, logits_to_keep, metadata
     genai_config.py     what a stock onnxruntime-genai program reads
     quantize.py         int4 and int8 weights for graphs from torch.onnx
     parity.py           PyTorch against the bundle, figure by figure: generation_parity.py, and
-                        forward_parity.py where nothing is generated; collected by tally.py
+                        seq2seq_parity.py; forward_parity.py where nothing is generated; collected by tally.py
     chatter.py          their messages, to a log
     exporter.py         `edgept export`: all of the above, then one rename
-    verifier.py         `edgept verify`: parity on demand, with peft itself as the reference
+    verifier.py         `edgept verify`: parity on demand, with peft itself as the reference;
+                        seq2seq_verifier.py for encoder-decoders
 
 A new family of encoders is a new file in families/, named in families/__init__.py, and a tiny model of
 it in tests/conftest.py, which every task is then tried on.

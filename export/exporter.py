@@ -16,15 +16,23 @@ from transformers import AutoTokenizer
 
 from edgept import __version__
 from edgept.atomic import atomic_folder
-from edgept.bundle import MANIFEST_NAME, WEIGHTS_NAME, BundleFile, KVGeometry, Manifest, hash_file
+from edgept.bundle import (
+    MANIFEST_NAME,
+    WEIGHTS_ENDING,
+    BundleFile,
+    KVGeometry,
+    Manifest,
+    hash_file,
+)
 from edgept.errors import ExportError, UsageError
 from edgept.export import llm_builder
 from edgept.export.chatter import logged
 from edgept.export.decoder_classifier import export_decoder_classifier
 from edgept.export.encoder_exporter import export_encoder, padding_id
-from edgept.export.families import ENCODERS
+from edgept.export.families import ENCODERS, SEQ2SEQ
 from edgept.export.fingerprint import fingerprint
 from edgept.export.genai_config import write_genai_config
+from edgept.export.generation_rules import read_decoding, unread_settings
 from edgept.export.graph import (
     add_logits_to_keep,
     add_virtual_tokens,
@@ -36,6 +44,7 @@ from edgept.export.llm_builder import BuilderError
 from edgept.export.parity import check_parity
 from edgept.export.pooling import read_pooling
 from edgept.export.quantize import quantize_weights
+from edgept.export.seq2seq_exporter import export_seq2seq, probe_seq2seq_kv
 from edgept.export.source import ModelSource, find_model, load_frozen
 from edgept.export.tally import Parity
 from edgept.export.torch_exporter import export_decoder, probe_kv
@@ -134,7 +143,7 @@ def export_model(
             )
         if precision is None:
             # encoders are small, and run once a text: their weights are not what takes the time
-            on_cpu = source.is_encoder and target == "cpu"
+            on_cpu = (source.is_encoder or source.is_seq2seq) and target == "cpu"
             precision = "fp32" if on_cpu else PRECISIONS[target][0]
         weights = WeightFormat(precision, target, block_size)
         if weights.dynamic and not source.is_encoder:
@@ -142,13 +151,14 @@ def export_model(
                 "int8-dynamic is quicker only where many tokens are run at once, so it is for encoders. "
                 "Choose int8 or int4."
             )
-        reference, graph, kv = _build(source, folder, log, weights, progress)
+        build = _build_seq2seq if source.is_seq2seq else _build
+        reference, graphs, kv = build(source, folder, log, weights, progress)
         if generates:
-            add_logits_to_keep(graph.graph)
+            add_logits_to_keep(graphs[0].graph)
         progress("writing the bundle")
         _save_tokenizer(source, folder)
-        manifest = _describe(source, reference, graph, kv, weights, max_virtual_tokens)
-        _save(graph, folder, manifest)
+        manifest = _describe(source, reference, graphs[0], kv, weights, max_virtual_tokens)
+        _save(graphs, folder, manifest)
         if generates and not (folder / "genai_config.json").is_file():
             write_genai_config(folder, manifest, source.config.num_attention_heads)
         manifest = replace(manifest, files=_list_files(folder))
@@ -171,7 +181,7 @@ def _build(
     log: Path,
     weights: WeightFormat,
     progress: Callable[[str], object],
-) -> tuple[Any, ir.Model, KVGeometry | None]:
+) -> tuple[Any, list[ir.Model], KVGeometry | None]:
     """The frozen PyTorch model, the graph with its prompt input, and the cache's geometry."""
     generates = source.task == "text-generation"
     if generates and llm_builder.knows(source):
@@ -190,7 +200,7 @@ def _build(
                 # into memory, since the builder's folder goes
                 ir.external_data.load_to_model(graph)
                 shutil.copy(built / "genai_config.json", folder)
-                return reference, graph, probe_kv(reference, shared_buffer=True)
+                return reference, [graph], probe_kv(reference, shared_buffer=True)
             finally:
                 process.kill()
                 process.wait()
@@ -211,7 +221,34 @@ def _build(
     float_type = ir.DataType.FLOAT16 if weights.half else ir.DataType.FLOAT
     declare_prompt_input(graph.graph, reference.get_input_embeddings().embedding_dim, float_type)
     declare_head_inputs(graph.graph, _default_head(reference, float_type))
-    return reference, graph, kv
+    return reference, [graph], kv
+
+
+def _build_seq2seq(
+    source: ModelSource,
+    folder: Path,  # noqa: ARG001 - the other way of building writes there
+    log: Path,  # noqa: ARG001
+    weights: WeightFormat,
+    progress: Callable[[str], object],
+) -> tuple[Any, list[ir.Model], KVGeometry]:
+    """The same of an encoder-decoder: the encoder's graph, which takes the prompt, and the decoder's."""
+    reference = load_frozen(source)
+    unread = unread_settings(reference.generation_config)
+    if unread:
+        progress(
+            f"the model's own {', '.join(unread)} is not used: a request says how it samples. Exporting"
+        )
+    kv = probe_seq2seq_kv(reference)
+    progress("exporting the encoder's and the decoder's graph with torch.onnx")
+    model = copy.deepcopy(reference).half() if weights.half else reference
+    graphs = list(export_seq2seq(model, SEQ2SEQ[source.config.model_type], kv))
+    if weights.bits is not None:
+        progress(f"quantising the weights to {weights.precision}")
+        graphs = [quantize_weights(graph, weights) for graph in graphs]
+    float_type = ir.DataType.FLOAT16 if weights.half else ir.DataType.FLOAT
+    width = reference.get_input_embeddings().embedding_dim
+    declare_prompt_input(graphs[0].graph, width, float_type)
+    return reference, graphs, kv
 
 
 def _default_head(reference: Any, dtype: ir.DataType) -> dict[str, Any]:
@@ -310,12 +347,16 @@ def _describe(
         normalize=normalize,
         # where transformers looks for it, too; an encoder pools its first position
         pad_token_id=pad if head and kv is not None and isinstance(pad, int) else None,
+        decoding=read_decoding(reference.generation_config, source.eos_token_ids)
+        if source.is_seq2seq
+        else None,
     )
 
 
-def _save(graph: ir.Model, folder: Path, manifest: Manifest) -> None:
-    graph.metadata_props.update(manifest.to_metadata())
-    ir.save(graph, folder / "model.onnx", external_data=WEIGHTS_NAME)
+def _save(graphs: list[ir.Model], folder: Path, manifest: Manifest) -> None:
+    for name, graph in zip(manifest.graphs, graphs, strict=True):
+        graph.metadata_props.update(manifest.to_metadata())
+        ir.save(graph, folder / name, external_data=f"{name}{WEIGHTS_ENDING}")
 
 
 def _list_files(folder: Path) -> dict[str, BundleFile]:

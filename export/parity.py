@@ -5,9 +5,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from edgept.bundle import SEQ2SEQ_TASK
 from edgept.errors import ExportError, UsageError
 from edgept.export.forward_parity import measure_forward
 from edgept.export.generation_parity import compare_perplexity, measure_generation
+from edgept.export.seq2seq_parity import measure_seq2seq
 from edgept.export.tally import TOLERANCE, Parity, Tally
 from edgept.runtime.model import Model
 
@@ -58,7 +60,10 @@ def measure_parity(
             "Leave it out."
         )
     tally = Tally(TOLERANCE[precision])
-    measure = measure_generation if generates else measure_forward
+    measure = {
+        "text-generation": measure_generation,
+        SEQ2SEQ_TASK: measure_seq2seq,
+    }.get(model.manifest.task, measure_forward)
     measure(reference, model, tally, np.random.default_rng(_SEED))
     perplexity = None
     if verify_text is not None:

@@ -12,17 +12,20 @@ from transformers import (
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForQuestionAnswering,
+    AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     GenerationConfig,
 )
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
 )
 
+from edgept.bundle import SEQ2SEQ_TASK
 from edgept.errors import ExportError, UsageError
-from edgept.export.families import ENCODERS
+from edgept.export.families import ENCODERS, SEQ2SEQ
 from edgept.export.heads import find_layers
 
 __all__ = ["SUPPORTED_TASKS", "ModelSource", "find_model", "load_frozen"]
@@ -34,6 +37,7 @@ _AUTO_CLASSES: dict[str, Any] = {
     "token-classification": AutoModelForTokenClassification,
     "question-answering": AutoModelForQuestionAnswering,
     "feature-extraction": AutoModel,
+    SEQ2SEQ_TASK: AutoModelForSeq2SeqLM,
 }
 SUPPORTED_TASKS = tuple(_AUTO_CLASSES)
 _DECODER_TASKS = ("text-generation", "text-classification")
@@ -69,6 +73,11 @@ class ModelSource:
     def is_encoder(self) -> bool:
         """Whether the model is an encoder, which reads a text as a whole and keeps no cache."""
         return self.config.model_type in ENCODERS
+
+    @property
+    def is_seq2seq(self) -> bool:
+        """Whether the model is an encoder-decoder, exported to generate."""
+        return self.task == SEQ2SEQ_TASK
 
     @property
     def eos_token_ids(self) -> list[int]:
@@ -152,6 +161,8 @@ def _find_task(config: Any, architecture: str, task: str | None) -> str:
             )
         try:
             task = str(TasksManager.infer_task_from_model(model_class)).removesuffix("-with-past")
+            if architecture in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES.values():
+                task = SEQ2SEQ_TASK  # BART's class is that of filling masks, too
         except ValueError as error:
             raise UsageError(
                 f"{architecture} has no single task ({error}). Say it with --task "
@@ -162,15 +173,25 @@ def _find_task(config: Any, architecture: str, task: str | None) -> str:
     if task not in SUPPORTED_TASKS:
         classifies = is_encoder or model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
         hint = " Say --task text-classification to export it for that." if classifies else ""
+        if model_type in SEQ2SEQ:
+            hint = f" Say --task {SEQ2SEQ_TASK} to export it for that."
         raise UsageError(
             f"{architecture} is for the task {task}, which this version does not export. It exports "
             f"{', '.join(SUPPORTED_TASKS)}.{hint}"
         )
-    if getattr(config, "is_encoder_decoder", False):
+    if getattr(config, "is_encoder_decoder", False) != (task == SEQ2SEQ_TASK):
+        kind = "no encoder-decoder" if task == SEQ2SEQ_TASK else "an encoder-decoder"
         raise UsageError(
-            f"{architecture} is an encoder-decoder, which this version does not export. Give a "
-            "decoder-only model or an encoder."
+            f"{architecture} is {kind}, which this version does not export for {task}. Encoder-decoders "
+            f"are exported for {SEQ2SEQ_TASK}, and nothing else is."
         )
+    if task == SEQ2SEQ_TASK:
+        if model_type not in SEQ2SEQ:
+            raise UsageError(
+                f"{architecture} ({model_type}) is an encoder-decoder of a family that this version does "
+                f"not export; it exports {', '.join(SEQ2SEQ)}. Give one of these."
+            )
+        return task
     if is_encoder and task == "text-generation":
         raise UsageError(
             f"{architecture} ({model_type}) is an encoder, which generates nothing. Say --task "

@@ -118,6 +118,22 @@ class Tally:
         tie = (self._tolerance or 0.0) * float(np.abs(scores[first]).max())
         self.greedy_diverged += gap > tie
 
+    def add_beams(self, found: list[int], expected: list[int], gap: float, scale: float) -> None:
+        """Count tokens of beam search among the greedy ones.
+
+        Args:
+            found: the bundle's answer.
+            expected: the reference's.
+            gap: what the reference scores its own answer above the bundle's.
+            scale: size of such a score.
+        """
+        pairs = enumerate(zip(found, expected, strict=False))
+        first = next((step for step, (left, right) in pairs if left != right), None)
+        self.greedy_total += len(expected)
+        self.greedy_equal += min(len(found), len(expected)) if first is None else first
+        if found != expected:
+            self.greedy_diverged += gap > (self._tolerance or 0.0) * scale
+
     def parity(self, reference: str, perplexity: dict[str, float] | None = None) -> Parity:
         """The report so far; reference names the PyTorch side."""
         return Parity(

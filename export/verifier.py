@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from edgept.bundle import SEQ2SEQ_TASK
 from edgept.errors import ExportError, IncompatibleError
 from edgept.export.chatter import logged
 from edgept.export.encoder_exporter import read_output
@@ -16,6 +17,7 @@ from edgept.export.forward_parity import Request, reference_output, tally_reques
 from edgept.export.generation_parity import reference_logits as plain_logits
 from edgept.export.heads import find_layers, head_name
 from edgept.export.parity import measure_parity
+from edgept.export.seq2seq_verifier import compare_answers
 from edgept.export.source import find_model, load_frozen
 from edgept.export.tally import TOLERANCE, Parity, Tally
 from edgept.runtime.content import LoadedPrompt
@@ -74,12 +76,16 @@ def verify_bundle(
         if runtime.manifest.task != "text-generation":
             folder = Path(prompt) if is_peft else None
             return _compare_forward(reference, runtime, loaded, folder, task_index)
+        if runtime.manifest.task == SEQ2SEQ_TASK:
+            adapted = _load_peft(reference, Path(prompt)) if is_peft else None
+            named = _peft_name(reference, loaded) if is_peft else _plain_name(reference)
+            return compare_answers(reference, runtime, loaded, adapted, task_index, named)
         if is_peft:
             return _against_peft(reference, runtime, loaded, Path(prompt), task_index)
         return _compare(
             runtime,
             loaded,
-            f"{type(reference).__name__} in float32, PyTorch {torch.__version__}",
+            _plain_name(reference),
             lambda ids: plain_logits(reference, ids, loaded),
             None,
         )
@@ -131,7 +137,7 @@ def _compare_forward(
     room = runtime.max_length - prompt.num_virtual_tokens
     task, vocabulary = runtime.manifest.task, runtime.manifest.vocab_size
     texts = [random.integers(0, vocabulary, min(length, room)).tolist() for length in _LENGTHS]
-    reference = f"{type(base).__name__} in float32, PyTorch {torch.__version__}"
+    reference = _plain_name(base)
     if folder is None:
         expected = [reference_output(base, task, ids, prompt) for ids in texts]
     else:
@@ -176,6 +182,10 @@ def _load_peft(base: Any, folder: Path) -> Any:
         return peft.PeftModel.from_pretrained(base, str(folder)).eval()
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise ExportError(f"peft {peft.__version__} could not load {folder}: {error}") from error
+
+
+def _plain_name(base: Any) -> str:
+    return f"{type(base).__name__} in float32, PyTorch {torch.__version__}"
 
 
 def _peft_name(base: Any, prompt: LoadedPrompt) -> str:

@@ -3,6 +3,8 @@
 Code organization (a request passes through these in order):
     model.py        load a bundle, make prompts resident, ask: the public class, whatever the task
     generator.py    text generation, with its options.py and perplexity.py
+    seq2seq_generator.py  the same on an encoder-decoder, whose moves are in seq2seq.py; rules.py what
+                    its generation_config forbids; beams.py and beam_stream.py beam search
     reading.py      the calls on models that read and do not write, all over forward.py, one pass
     batching.py     which rows run together
     classifier.py   text classification

@@ -8,6 +8,7 @@ __all__ = ["CALLS", "refuse"]
 
 CALLS = {
     "text-generation": "model.generate, model.stream or model.generate_batch",
+    "text2text-generation": "model.generate, model.stream or model.generate_batch",
     "text-classification": "model.classify or model.classify_batch",
     "token-classification": "model.tag or model.tag_batch",
     "question-answering": "model.answer or model.answer_batch",

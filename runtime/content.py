@@ -116,6 +116,7 @@ class Input:
         virtual_tokens: of all prompts.
         type_ids: (tokens,) int64, the token types of the text and 0 for virtual tokens; None is all 0.
         text: the one text or pair that the ids are of; None where they are of several, or came as ids.
+        front: the prompt that the request begins with, where its rows are run; None without one.
     """
 
     prompts: tuple[LoadedPrompt, ...]
@@ -125,6 +126,7 @@ class Input:
     virtual_tokens: int
     type_ids: npt.NDArray[np.int64] | None = None
     text: EncodedText | None = None
+    front: LoadedPrompt | None = None
 
     @property
     def length(self) -> int:
@@ -190,6 +192,7 @@ def compose(
     rows: list[npt.NDArray[Any]] = []
     prompts: list[LoadedPrompt] = []
     prefix: LoadedPrompt | None = None
+    front: LoadedPrompt | None = None
     next_virtual, virtual_tokens, seen_text = vocab_size, 0, False
     takes_room = [
         part for part in parts if not isinstance(part, LoadedPrompt) or part.num_virtual_tokens
@@ -211,6 +214,7 @@ def compose(
                     "stand at the very start with a text behind it. Put it first, and give a text."
                 )
             else:
+                front = part if not ids and prefix is None else front
                 ids.extend(range(next_virtual, next_virtual + len(part.rows)))
                 next_virtual += len(part.rows)
                 rows.append(part.rows)
@@ -237,6 +241,7 @@ def compose(
         virtual_tokens=virtual_tokens,
         type_ids=type_ids,
         text=content if isinstance(content, EncodedText) else None,
+        front=front,
     )
 
 

@@ -35,6 +35,24 @@ class Decoder:
         self._past = manifest.kv.names("past_key_values")
         self._present = manifest.kv.names("present")
 
+    def taken(self, request: Input) -> int:
+        """Positions of the sequence that are taken before its first new token."""
+        return request.length
+
+    def context(self, request: Input) -> list[int]:
+        """What a repetition penalty looks back at: the request's tokens."""
+        ids: list[int] = request.ids.tolist()
+        return ids
+
+    def rule(
+        self,
+        scores: npt.NDArray[np.float32],
+        answer: Sequence[int],  # noqa: ARG002 - an encoder-decoder's rules need both
+        most: int,  # noqa: ARG002
+    ) -> npt.NDArray[np.float32]:
+        """Scores under the model's own rules, of which a decoder-only model has none."""
+        return scores
+
     def open(self, request: Input, capacity: int) -> Cache:
         """A cache for one sequence, the request's prefix already in it.
 

@@ -4,21 +4,27 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, Self, TypeAlias
+from typing import Any, Literal, Protocol, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from edgept.errors import EdgeptError, UsageError
 from edgept.latency import Latency
-from edgept.runtime.cache import Cache
 from edgept.runtime.content import Input
-from edgept.runtime.decoder import Decoder
 from edgept.runtime.sampling import Sampler, Sampling
 from edgept.runtime.stop import StopStrings
 from edgept.runtime.text import Tokenizer
 
-__all__ = ["FinishReason", "Generation", "GenerationStream", "Limits", "generate_rows"]
+__all__ = [
+    "FinishReason",
+    "Generation",
+    "GenerationStream",
+    "Limits",
+    "Moves",
+    "Row",
+    "generate_rows",
+]
 
 FinishReason: TypeAlias = Literal["eos", "stop", "length", "full", "cancelled"]
 
@@ -69,7 +75,29 @@ class Limits:
             raise UsageError(f"on_full is {self.on_full!r}, expected 'stop' or 'error'.")
 
 
-class _Row:
+class Moves(Protocol):
+    """What the loops below ask of a model: a decoder-only one, or an encoder-decoder.
+
+    A cache is the implementation's own; what each move does is said there.
+    """
+
+    max_length: int
+
+    def taken(self, request: Input) -> int: ...  # noqa: D102
+    def context(self, request: Input) -> list[int]: ...  # noqa: D102
+    def rule(  # noqa: D102
+        self, scores: npt.NDArray[np.float32], answer: Sequence[int], most: int
+    ) -> npt.NDArray[np.float32]: ...
+    def open(self, request: Input, capacity: int) -> Any: ...  # noqa: D102
+    def join(self, caches: Sequence[Any], capacity: int) -> Any: ...  # noqa: D102
+    def close(self, cache: Any) -> None: ...  # noqa: D102
+    def prefill(self, cache: Any, request: Input) -> npt.NDArray[np.float32]: ...  # noqa: D102
+    def step(  # noqa: D102
+        self, cache: Any, tokens: Sequence[int], running: npt.NDArray[np.bool_] | None = None
+    ) -> npt.NDArray[np.float32]: ...
+
+
+class Row:
     """One sequence of a batch: chooses its tokens and knows when it has ended."""
 
     def __init__(
@@ -77,11 +105,13 @@ class _Row:
         request: Input,
         sampling: Sampling,
         limits: Limits,
-        room: int,
+        moves: Moves,
         tokenizer: Tokenizer | None,
     ) -> None:
-        self._limits, self._room = limits, room
-        self._sampler = Sampler(sampling, request.ids.tolist())
+        self._limits, self._moves = limits, moves
+        self._room = moves.max_length - moves.taken(request)
+        self.most = min(limits.max_new_tokens, self._room + 1)  # tokens that there is room for
+        self._sampler = Sampler(sampling, moves.context(request))
         self._text = None if tokenizer is None else tokenizer.stream()
         self._stops = StopStrings(limits.stop)
         self._eos = limits.eos_token_ids
@@ -93,7 +123,14 @@ class _Row:
 
     def push(self, logits: npt.NDArray[np.float32]) -> str:
         """Choose from logits (vocabulary,); return the text that is certain now."""
-        token = self._sampler.choose(logits)
+        ruled = self._moves.rule(logits, self.token_ids, self.most)
+        piece = self.add(self._sampler.choose(ruled))
+        if self.reason is None and self._limits.cancel is not None and self._limits.cancel.is_set():
+            piece += self.end("cancelled")
+        return piece
+
+    def add(self, token: int) -> str:
+        """Take the next token; return the text that is certain now."""
         self.token_ids.append(token)
         piece, stopped = "", False
         if token in self._eos:
@@ -111,10 +148,6 @@ class _Row:
                     f"the sequence reached the model's longest after {len(self.token_ids)} new tokens. "
                     "Shorten the text, ask for fewer new tokens, or let it stop there (on_full='stop')."
                 )
-        elif (
-            self.reason is None and self._limits.cancel is not None and self._limits.cancel.is_set()
-        ):
-            self.reason = "cancelled"
         return self._emit(piece + self._rest())
 
     def end(self, reason: FinishReason) -> str:
@@ -138,9 +171,11 @@ class _Row:
     ) -> Generation:
         """What came out, with its times; decode_ms is that of all tokens after the first."""
         count = len(self.token_ids)
+        # of an encoder-decoder, and where keys depend on the text's length, the rows in front are run
+        in_front = request.prefix or request.front
         latency = Latency(
             load_ms=load_ms,
-            prompt_ms=request.prefix.load_ms if request.prefix else 0.0,
+            prompt_ms=in_front.load_ms if in_front else 0.0,
             swap_ms=swap_ms,
             tokenize_ms=tokenize_ms,
             prefill_ms=prefill_ms,
@@ -155,7 +190,7 @@ class _Row:
             "".join(self.pieces),
             self.token_ids,
             self.reason or "cancelled",
-            request.prefix.name if request.prefix else None,
+            in_front.name if in_front else None,
             latency,
         )
 
@@ -185,7 +220,7 @@ class GenerationStream(Iterator[str]):
 
     def __init__(
         self,
-        decoder: Decoder,
+        decoder: Moves,
         request: Input,
         sampling: Sampling,
         limits: Limits,
@@ -199,9 +234,9 @@ class GenerationStream(Iterator[str]):
         self._decoder, self._request = decoder, request
         self._load_ms, self._tokenize_ms = load_ms, tokenize_ms
         room = decoder.max_length - request.length
-        self._row = _Row(request, sampling, limits, room, tokenizer)
+        self._row = Row(request, sampling, limits, decoder, tokenizer)
         self._capacity = request.length + min(limits.max_new_tokens, room)
-        self._cache: Cache | None = None
+        self._cache: Any = None
         # held in every step: its memory may go to another request only afterwards
         self._stepping = threading.Lock()
         self._swap_ms = self._prefill_ms = 0.0
@@ -215,7 +250,7 @@ class GenerationStream(Iterator[str]):
                 begin = time.perf_counter()
                 piece = self._step()
                 self._spent += time.perf_counter() - begin
-                if len(self._row.token_ids) == 1:
+                if self._first is None and self._row.token_ids:
                     self._first = self._spent
                 if self._row.reason is not None:
                     self._finish()
@@ -266,7 +301,7 @@ class GenerationStream(Iterator[str]):
 
 
 def generate_rows(
-    decoder: Decoder,
+    decoder: Moves,
     requests: Sequence[Input],
     sampling: Sequence[Sampling],
     limits: Limits,
@@ -292,12 +327,11 @@ def generate_rows(
         One generation a request, in order. A row's times are the batch's: prefill to the row's
         own first token, time per output token of the common steps.
     """
-    rows: list[_Row] = []
-    caches: list[Cache] = []
+    rows: list[Row] = []
+    caches: list[Any] = []
     firsts: list[tuple[float, float, float]] = []  # seconds: swap, prefill, first token
     for request, chosen in zip(requests, sampling, strict=True):
-        room = decoder.max_length - request.length
-        row = _Row(request, chosen, limits, room, tokenizer)
+        row = Row(request, chosen, limits, decoder, tokenizer)
         begin = time.perf_counter()
         cache = decoder.open(request, request.length)
         swapped = time.perf_counter()

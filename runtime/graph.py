@@ -20,6 +20,8 @@ from edgept.runtime.requirements import import_onnxruntime
 __all__ = ["Graph"]
 
 _MAX_THREADS = 64
+# Outputs that are read here, so that they are wanted in this process's memory.
+_READ = ("logits", "last_hidden_state")
 
 
 class Graph:
@@ -167,7 +169,7 @@ class Graph:
                 inputs,
                 list(fetches),
                 outputs,
-                [self._host if name == self.output_name else self._resident for name in fetches],
+                [self._host if name in _READ else self._resident for name in fetches],
             )
         except Exception as error:  # as above: no public common root
             raise EdgeptError(f"onnxruntime stopped: {error}") from error
@@ -208,9 +210,9 @@ class Graph:
 
 
 def _find_output(path: Path, outputs: Sequence[Any]) -> Any:
-    """The output that requests are for, among a graph's."""
+    """The output that requests are for, among a graph's; of an encoder-decoder's encoder, the first key."""
     for output in outputs:
-        if output.name in ("logits", "last_hidden_state"):
+        if output.name in (*_READ, "present.0.encoder.key"):
             return output
     names = ", ".join(output.name for output in outputs)
     raise InvalidFileError(

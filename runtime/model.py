@@ -12,10 +12,18 @@ from typing import TYPE_CHECKING, Any, Unpack
 import numpy as np
 import numpy.typing as npt
 
-from edgept.bundle import Manifest, check_files, check_weights, find_bundle, read_manifest
+from edgept.bundle import (
+    SEQ2SEQ_TASK,
+    Manifest,
+    check_files,
+    check_weights,
+    find_bundle,
+    read_manifest,
+)
 from edgept.errors import IncompatibleError, InvalidFileError, UsageError
 from edgept.prompt import Prompt, check_fits
 from edgept.prompt_source import load_prompt_source
+from edgept.runtime.beams import BeamOptions
 from edgept.runtime.calls import CALLS, refuse
 from edgept.runtime.content import Content, LoadedPrompt, encode_parts
 from edgept.runtime.forward import Forward
@@ -27,6 +35,7 @@ from edgept.runtime.options import GenerateOptions, read_options
 from edgept.runtime.perplexity import PERPLEXITY_WINDOW, perplexity
 from edgept.runtime.reading import ReadingModel
 from edgept.runtime.residency import make_head, rows_and_keys, share_tensors
+from edgept.runtime.seq2seq_generator import Seq2SeqGenerator
 from edgept.runtime.text import Tokenizer
 
 if TYPE_CHECKING:
@@ -34,8 +43,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Model", "load"]
 
-# The field without which a manifest says too little of its task.
-_NEEDED = {"text-generation": "kv", "feature-extraction": "pooling"}
+# The fields without which a manifest says too little of its task.
+_NEEDED = {
+    "text-generation": ("kv",),
+    "feature-extraction": ("pooling",),
+    SEQ2SEQ_TASK: ("kv", "decoding"),
+}
 
 
 def load(
@@ -104,10 +117,11 @@ class Model(ReadingModel):
         self.manifest: Manifest = read_manifest(bundle)
         manifest = self.manifest
         _check_task(manifest, bundle)
-        if "model.onnx" not in manifest.files:
-            raise InvalidFileError(
-                "manifest-malformed", f"{bundle} lists no model.onnx. Export the model again."
-            )
+        for name in manifest.graphs:
+            if name not in manifest.files:
+                raise InvalidFileError(
+                    "manifest-malformed", f"{bundle} lists no {name}. Export the model again."
+                )
         if check_hashes:
             check_files(bundle, manifest, weights=False)
         self.max_length = manifest.max_positions if max_length is None else max_length
@@ -117,13 +131,21 @@ class Model(ReadingModel):
                 f"{manifest.max_positions} tokens."
             )
         with _checking_weights(bundle, manifest) if check_hashes else nullcontext():
-            check_graph(bundle / "model.onnx", manifest.files.keys())
+            for name in manifest.graphs:
+                check_graph(bundle / name, manifest.files.keys())
             self.tokenizer = Tokenizer.from_bundle(bundle)
-            self._graph = Graph(
-                bundle / "model.onnx", manifest, threads=threads, providers=providers
+            graphs = [
+                Graph(bundle / name, manifest, threads=threads, providers=providers)
+                for name in manifest.graphs
+            ]
+        self._graph = graphs[-1]
+        self._runner: Forward | Generator | Seq2SeqGenerator
+        if manifest.task == SEQ2SEQ_TASK:
+            encoder, decoder = graphs
+            self._runner = Seq2SeqGenerator(
+                encoder, decoder, manifest, self.max_length, self.tokenizer
             )
-        self._runner: Forward | Generator
-        if manifest.task == "text-generation":
+        elif manifest.task == "text-generation":
             self._runner = Generator(self._graph, manifest, self.max_length, self.tokenizer)
         else:
             self._runner = Forward(self._graph, manifest, self.max_length)
@@ -196,7 +218,7 @@ class Model(ReadingModel):
             UsageError: an argument is out of range, or the request does not fit.
             EdgeptError: the sequence is full and on_full is "error", or onnxruntime failed.
         """
-        self._generator("generate")
+        self._writer("generate")
         stream = self.stream(content, prompt=prompt, **options)
         for _ in stream:
             pass
@@ -213,10 +235,14 @@ class Model(ReadingModel):
     ) -> GenerationStream:
         """Generate piece by piece: iterate for the text, then read `.result`. Arguments as `generate`."""
         started = time.perf_counter()
-        generator = self._generator("stream")
-        sampling, limits = read_options(self.manifest.eos_token_ids, **options)
+        writer = self._writer("stream")
+        sampling, limits, beams = read_options(self.manifest.eos_token_ids, **options)
         request = self._compose(content, prompt)
-        return generator.stream(request, sampling, limits, load_ms=self.load_ms, started=started)
+        times = {"load_ms": self.load_ms, "started": started}
+        if isinstance(writer, Seq2SeqGenerator):
+            return writer.stream(request, sampling, limits, beams, **times)
+        _refuse_beams(beams)
+        return writer.stream(request, sampling, limits, **times)
 
     def generate_batch(
         self,
@@ -233,10 +259,14 @@ class Model(ReadingModel):
             One generation a request, in their order, each with the tokens that it has alone.
         """
         started = time.perf_counter()
-        generator = self._generator("generate_batch")
-        sampling, limits = read_options(self.manifest.eos_token_ids, **options)
+        writer = self._writer("generate_batch")
+        sampling, limits, beams = read_options(self.manifest.eos_token_ids, **options)
         composed = [self._compose(content, prompt) for content, prompt in requests]
-        return generator.batch(composed, sampling, limits, load_ms=self.load_ms, started=started)
+        times = {"load_ms": self.load_ms, "started": started}
+        if isinstance(writer, Seq2SeqGenerator):
+            return writer.batch(composed, sampling, limits, beams, **times)
+        _refuse_beams(beams)
+        return writer.batch(composed, sampling, limits, **times)
 
     def logits(
         self, content: Content, *, prompt: LoadedPrompt | None = None
@@ -294,8 +324,18 @@ class Model(ReadingModel):
 
         return ChatTemplate.from_bundle(self.bundle)
 
+    def _writer(self, call: str) -> Generator | Seq2SeqGenerator:
+        if isinstance(self._runner, Forward):
+            refuse(call, self.manifest.task)
+        return self._runner
+
     def _generator(self, call: str) -> Generator:
         if not isinstance(self._runner, Generator):
+            refuse(call, self.manifest.task)
+        return self._runner
+
+    def _seq2seq(self, call: str) -> Seq2SeqGenerator:
+        if not isinstance(self._runner, Seq2SeqGenerator):
             refuse(call, self.manifest.task)
         return self._runner
 
@@ -321,10 +361,20 @@ def _check_task(manifest: Manifest, bundle: Path) -> None:
             f"{bundle} is a bundle for {manifest.task}; this version runs {', '.join(CALLS)}. Use "
             "the edgept version that exported it."
         )
-    needed = _NEEDED.get(manifest.task, "head_size")
-    if getattr(manifest, needed) is None:
-        raise InvalidFileError(
-            "manifest-malformed",
-            f"{bundle}: the manifest of a bundle for {manifest.task} lacks its {needed}. Export the "
-            "model again.",
+    for needed in _NEEDED.get(manifest.task, ("head_size",)):
+        if getattr(manifest, needed) is None:
+            raise InvalidFileError(
+                "manifest-malformed",
+                f"{bundle}: the manifest of a bundle for {manifest.task} lacks its {needed}. Export the "
+                "model again.",
+            )
+
+
+def _refuse_beams(beams: BeamOptions) -> None:
+    """A decoder-only model's cache is extended in place, so its rows cannot change places."""
+    if beams.num_beams not in (None, 1) or set(beams.given) - {"num_beams"}:
+        raise UsageError(
+            f"{beams.given[0]} is for beam search, which runs on bundles of encoder-decoders "
+            f"({SEQ2SEQ_TASK}) only: a decoder-only model's keys and values are extended in place. Leave "
+            "it out."
         )

@@ -1,9 +1,10 @@
-"""What a caller may choose about a generation: nine options, documented and checked in one place."""
+"""What a caller may choose about a generation: twelve options, documented and checked in one place."""
 
 import threading
 from collections.abc import Iterable, Sequence
 from typing import Literal, TypedDict
 
+from edgept.runtime.beams import BeamOptions
 from edgept.runtime.generation import Limits
 from edgept.runtime.sampling import Sampling
 
@@ -25,6 +26,11 @@ class GenerateOptions(TypedDict, total=False):
         on_full: what to do when the longest sequence is reached: "stop", the default, with
             finish_reason "full", or "error".
         cancel: another thread sets it to end at the next token.
+        num_beams: of beam search, on an encoder-decoder's bundle only; 1 is greedy. Without it, the
+            model's own generation_config decides, and under a temperature there is one. See
+            `BeamOptions` for this and the next two.
+        length_penalty: as above.
+        early_stopping: as above.
     """
 
     max_new_tokens: int
@@ -36,6 +42,9 @@ class GenerateOptions(TypedDict, total=False):
     stop: str | Sequence[str]
     on_full: Literal["stop", "error"]
     cancel: threading.Event | None
+    num_beams: int | None
+    length_penalty: float | None
+    early_stopping: bool | Literal["never"] | None
 
 
 def read_options(
@@ -50,7 +59,10 @@ def read_options(
     stop: str | Sequence[str] = (),
     on_full: Literal["stop", "error"] = "stop",
     cancel: threading.Event | None = None,
-) -> tuple[Sampling, Limits]:
+    num_beams: int | None = None,
+    length_penalty: float | None = None,
+    early_stopping: bool | Literal["never"] | None = None,
+) -> tuple[Sampling, Limits, BeamOptions]:
     """Check `GenerateOptions` and fill in their defaults.
 
     Raises:
@@ -59,4 +71,5 @@ def read_options(
     """
     sampling = Sampling(temperature, top_k, top_p, repetition_penalty, seed)
     stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
-    return sampling, Limits(max_new_tokens, stops, frozenset(eos_token_ids), on_full, cancel)
+    limits = Limits(max_new_tokens, stops, frozenset(eos_token_ids), on_full, cancel)
+    return sampling, limits, BeamOptions(num_beams, length_penalty, early_stopping)

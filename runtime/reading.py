@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from edgept.bundle import Manifest
     from edgept.runtime.encoding import EncodedText
     from edgept.runtime.generator import Generator
+    from edgept.runtime.seq2seq_generator import Seq2SeqGenerator
     from edgept.runtime.text import Tokenizer
 
 __all__ = ["AnswerOptions", "ReadingModel"]
@@ -71,7 +72,7 @@ class ReadingModel:
     tokenizer: "Tokenizer | None"
     max_length: int
     load_ms: float
-    _runner: "Forward | Generator"
+    _runner: "Forward | Generator | Seq2SeqGenerator"
 
     def classify(
         self, content: Content, *, prompt: LoadedPrompt | None = None, truncate: bool = False

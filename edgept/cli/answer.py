@@ -23,7 +23,7 @@ def show(
 
     Options are those of the task's call, such as `Model.stream`.
     """
-    if model.manifest.task != "text-generation":
+    if model.manifest.task not in ("text-generation", "text2text-generation"):
         found = find(model, [(content, prompt)], options)[0]
         cut = warning(found)
         if cut is not None:

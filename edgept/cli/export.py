@@ -24,8 +24,8 @@ __all__ = ["export"]
     "--precision",
     type=click.Choice(["fp32", "fp16", "int8", "int8-dynamic", "int4"]),
     help="Of the weights. fp32 is PyTorch's result to 1e-4; int4 is smallest and quickest, at a cost "
-    "in quality that --verify-text measures; int8-dynamic is for encoders, where it is quickest. [default: int4 for cpu, fp32 for encoders there, fp16 "
-    "otherwise]",
+    "in quality that --verify-text measures; int8-dynamic is for encoders, where it is quickest. [default: int4 for cpu, fp32 for encoders and "
+    "encoder-decoders there, fp16 otherwise]",
 )
 @click.option(
     "--block-size",
@@ -37,8 +37,8 @@ __all__ = ["export"]
 )
 @click.option(
     "--task",
-    help="Task as transformers names it: text-generation, text-classification. [default: found from "
-    "the config]",
+    help="Task as transformers names it: text-generation, text-classification, text2text-generation "
+    "(translation, summarization). [default: found from the config]",
 )
 @click.option(
     "--target",

@@ -25,24 +25,29 @@ __all__ = ["run"]
 _BATCH = 64
 _SAYS = {
     "text-generation": "generates text",
+    "text2text-generation": "writes a text for another",
     "text-classification": "classifies texts",
     "token-classification": "tags texts",
     "question-answering": "answers questions about a text",
     "feature-extraction": "makes vectors of texts",
 }
-_GENERATES, _ANSWERS, _EMBEDS = "text-generation", "question-answering", "feature-extraction"
+_ANSWERS, _EMBEDS = "question-answering", "feature-extraction"
+_REWRITES = "text2text-generation"
+_WRITES = ("text-generation", _REWRITES)
 _CUTS = ("text-classification", "token-classification", _EMBEDS)
 # Options that not every task has, by their name in Python, and the tasks that do.
 _OPTIONS = {
-    "chat": (_GENERATES,),
-    "system": (_GENERATES,),
-    "max_new_tokens": (_GENERATES,),
-    "temperature": (_GENERATES,),
-    "top_k": (_GENERATES, _ANSWERS),
-    "top_p": (_GENERATES,),
-    "repetition_penalty": (_GENERATES,),
-    "seed": (_GENERATES,),
-    "stop": (_GENERATES,),
+    "chat": ("text-generation",),
+    "system": ("text-generation",),
+    "max_new_tokens": _WRITES,
+    "temperature": _WRITES,
+    "top_k": (*_WRITES, _ANSWERS),
+    "top_p": _WRITES,
+    "repetition_penalty": _WRITES,
+    "seed": _WRITES,
+    "stop": _WRITES,
+    "num_beams": (_REWRITES,),
+    "length_penalty": (_REWRITES,),
     "context_file": (_ANSWERS,),
     "max_answer_len": (_ANSWERS,),
     "handle_impossible_answer": (_ANSWERS,),
@@ -115,6 +120,16 @@ _OPTIONS = {
 @click.option("--seed", type=click.IntRange(min=0), help="Of the sampling.")
 @click.option("--stop", multiple=True, help="End at this text. May be given several times.")
 @click.option(
+    "--num-beams",
+    type=click.IntRange(1, 64),
+    help="Beams of beam search, on an encoder-decoder. 1 is greedy. [default: the model's own]",
+)
+@click.option(
+    "--length-penalty",
+    type=float,
+    help="Of beam search: above 0 favours long answers. [default: the model's own]",
+)
+@click.option(
     "--max-answer-len",
     type=click.IntRange(min=1),
     default=15,
@@ -163,6 +178,8 @@ def run(
     repetition_penalty: float,
     seed: int | None,
     stop: tuple[str, ...],
+    num_beams: int | None,
+    length_penalty: float | None,
     max_answer_len: int,
     handle_impossible_answer: bool,
     aggregation: str,
@@ -211,6 +228,8 @@ def run(
         "repetition_penalty": repetition_penalty,
         "seed": seed,
         "stop": stop,
+        "num_beams": num_beams,
+        "length_penalty": length_penalty,
     }
     if task == _ANSWERS:
         options = {
@@ -218,7 +237,7 @@ def run(
             "max_answer_len": max_answer_len,
             "handle_impossible_answer": handle_impossible_answer,
         }
-    elif task != _GENERATES:
+    elif task not in _WRITES:
         options = {"truncate": truncate}
         if task == "token-classification":
             options["aggregation"] = aggregation
@@ -244,7 +263,7 @@ def run(
         return
     requests = read_requests(text, input_file, content, asks_context=asks_context)
     answers: list[tuple[str, LoadedPrompt | None]] = [*loaded.items()] or [("", None)]
-    if task != _GENERATES:
+    if task not in _WRITES:
         # a file is read ahead; of stdin, each line is answered as it comes
         size = _BATCH if input_file not in (None, "-") else 1
         vectors = _read(

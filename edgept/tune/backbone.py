@@ -122,6 +122,16 @@ def load_backbone(
 
 
 def _find(model: str, task: str | None) -> ModelSource:
+    source = _find_source(model, task)
+    if source.is_seq2seq:
+        raise UsageError(
+            f"{model} is an encoder-decoder, which this version exports and runs but does not tune. Tune "
+            "its prompt with peft (task_type SEQ_2_SEQ_LM); edgept reads the folder that peft saves."
+        )
+    return source
+
+
+def _find_source(model: str, task: str | None) -> ModelSource:
     if task is not None:
         return find_model(model, task)
     try:

@@ -6,21 +6,30 @@ classifier is tried.
 
 from edgept.export.families import (
     albert,
+    bart,
     bert,
     deberta_v2,
     distilbert,
     electra,
+    marian,
     modernbert,
     mpnet,
     roberta,
+    t5,
 )
 from edgept.export.families.encoder import EncoderFamily
+from edgept.export.families.seq2seq import Seq2SeqFamily
 
-__all__ = ["ENCODERS", "EncoderFamily"]
+__all__ = ["ENCODERS", "SEQ2SEQ", "EncoderFamily", "Seq2SeqFamily"]
 
 _FAMILIES = (bert, roberta, distilbert, albert, electra, deberta_v2, mpnet, modernbert)
 
 # By transformers' model_type.
 ENCODERS: dict[str, EncoderFamily] = {
     model_type: module.FAMILY for module in _FAMILIES for model_type in module.FAMILY.model_types
+}
+SEQ2SEQ: dict[str, Seq2SeqFamily] = {
+    model_type: module.FAMILY
+    for module in (t5, bart, marian)
+    for model_type in module.FAMILY.model_types
 }
