@@ -34,8 +34,8 @@ _PACKAGES = (
     *("peft", "torch", "transformers", "numpy"),
 )
 _NOT_QUICK = ("first_table",)  # it has no goal; the README's figures are a full run's
-# on two quiet cores, everything prepared: minutes. Quick by script, in seconds: ceilings 60, memory 30,
-# cold_start 90, prefill 225, batch 50, swap 95, decode 105 and 185
+# estimated for two quiet cores, everything prepared: minutes. Quick, in seconds: ceilings 60, memory 30,
+# cold_start 90, prefill 225, batch 50, swap 95, decode 105 on the small shape and 185 on the large one
 _QUICK_MINUTES, _FULL_MINUTES = 14, 70
 _PREPARE_MINUTES = 6
 
@@ -95,7 +95,7 @@ def _llama_build() -> str:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     features = [part.split(":")[-1].strip() for part in done.stdout.split("|")]
     names = [feature.removesuffix(" = 1") for feature in features if feature.endswith(" = 1")]
-    return f"llama.cpp is built with {', '.join(names)}." if names else ""
+    return f"llama.cpp is built with {', '.join(names)}, and nothing more." if names else ""
 
 
 def make_page(

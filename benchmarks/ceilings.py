@@ -46,7 +46,7 @@ def measure(setting: Setting) -> Claim:
             with memory_reader(int(found["token_bytes"]), setting.threads) as read:
                 asked: dict[str, Callable[[int], Any]] = {
                     "edgept": _asker(side, effort.new_tokens),
-                    "memory": lambda _, read=read: read(),
+                    "memory": read,
                 }
                 series = interleave(effort.rounds, asked, {})
         # an end of text as the first token leaves nothing to time
@@ -79,7 +79,7 @@ def measure(setting: Setting) -> Claim:
     )
     about = (
         f"Memory read is the best of {_TRIES} passes over as many bytes as a token reads (weights, keys "
-        f"and values), before or after a request of {_INPUT} tokens and {effort.new_tokens} new ones, "
+        f"and values), between requests of {_INPUT} tokens and {effort.new_tokens} new ones, "
         f"{effort.rounds} rounds, {setting.threads} threads; products are onnxruntime's of 1,024 by 1,024. "
         "int4 prefill multiplies in 8-bit integers, so float32's throughput is no limit to it; attention's "
         "own products are not counted. Median (quartiles) in ms."
@@ -92,11 +92,11 @@ def _asker(side: Side, new_tokens: int) -> Callable[[int], Answer]:
 
 
 @contextmanager
-def memory_reader(size: int, threads: int) -> Iterator[Callable[[], float]]:
-    """What measures the bytes per second that all threads read together, of a buffer of that size, at best.
+def memory_reader(size: int, threads: int) -> Iterator[Callable[[int], float]]:
+    """What measures, given a round's number, the bytes per second that all threads read together at best.
 
     libc's memchr looks through memory with the widest loads there are, and ctypes lets the other
-    threads run meanwhile. The same buffer is read again, as weights are: what caches keep of it counts.
+    threads run meanwhile. The same buffer of `size` bytes is read again, as weights are: what caches keep of it counts.
     """
     memchr = ctypes.CDLL(None).memchr
     memchr.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
@@ -110,7 +110,7 @@ def memory_reader(size: int, threads: int) -> Iterator[Callable[[], float]]:
 
     with ThreadPoolExecutor(threads) as pool:
 
-        def measure_once() -> float:
+        def measure_once(_: int) -> float:
             best = float("inf")
             for _ in range(_TRIES):
                 begin = time.perf_counter()

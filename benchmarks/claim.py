@@ -149,12 +149,12 @@ class Setting:
             said += f", sides without a goal in every {effort.every}th"
         return said
 
-    def say_left_out(self) -> str:
-        """A sentence about the peers that a quick run leaves out of a table, if there are any."""
+    def say_left_out(self, where: str = "here") -> str:
+        """A paragraph about the peers that a quick run leaves out, if there are any."""
         from benchmarks.runtimes import RUNTIMES
 
         names = [RUNTIMES[name].title for name in self.peers if name in self.effort.left_out]
-        return f" A quick run leaves out {' and '.join(names)}." if names else ""
+        return f"\n\nLeft out {where} in a quick run: {'; '.join(names)}." if names else ""
 
 
 @dataclass(frozen=True)

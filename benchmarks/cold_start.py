@@ -87,7 +87,7 @@ def measure(setting: Setting) -> Claim:
         "SHA-256. Median (quartiles) in ms."
     )
     body = table(("", "process to first token", "of it, loading"), rows)
-    body += f"\n{setting.say_left_out()}"
+    body += setting.say_left_out()
     return Claim("Cold start", about, body, goals, missing, raw=dict(found))
 
 

@@ -27,8 +27,8 @@ __all__ = ["measure"]
 
 _GOALS = {"genai": 0.5, "llama-q4": 1.0}
 _WHY = {
-    "genai": "most of a prefill is onnxruntime's product, which both run; the last position's logits "
-    "alone take 0.85 of all of 64 tokens, chunks 0.90 of one piece of 512 (NOTES.md)",
+    "genai": "most of a prefill is onnxruntime's product, which both run; logits of the last position "
+    "alone make 64 tokens 0.85, and chunks make 512 tokens 0.90 (NOTES.md)",
     "llama-q4": "not known",
 }
 _PROMPTED = 64  # tokens of input for a prompt's share
@@ -65,7 +65,7 @@ def measure(setting: Setting) -> Claim:
         goals += [_goal(name, length, found, missing) for name in _GOALS]
     share = ratio_of_pairs(with_prompt, without)
     body = table(("", "tokens", "ms to the first token", "edgept over it"), rows) + (
-        f"\n{setting.say_left_out()}\n\nedgept, {_PROMPTED} tokens of text: {spread(without)} ms without a prompt, "
+        f"{setting.say_left_out('of the longer prefill')}\n\nedgept, {_PROMPTED} tokens of text: {spread(without)} ms without a prompt, "
         f"{spread(with_prompt)} ms with one of 20 virtual tokens ({TASKS} residents in turn); ratio "
         f"{say_ratio(share)}."
     )

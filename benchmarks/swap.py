@@ -45,7 +45,7 @@ def measure(setting: Setting) -> Claim:
     cold, cold_goals, from_file = _from_file(setting)
     raw = {"requests": requests, "residents": residents, "from_file": from_file}
     body = "\n\n".join(
-        (peers, "### Residents", levels, "### From a file", cold),
+        (peers + setting.say_left_out(), "### Residents", levels, "### From a file", cold),
     )
     about = (
         "All sides make a resident task the request's own and then answer "

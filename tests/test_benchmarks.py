@@ -194,6 +194,8 @@ def test_peer_that_cannot_be_prepared_is_named(
     monkeypatch.setattr(peers, "prepare", refuse)
     sides, missing = start_sides(["llama-q4"], setting.files(SHAPE), 1, lambda _: None)
     assert (sides, missing) == ({}, {"llama-q4": "no package for llama-q4 in tiny"})
+    with pytest.raises(Missing, match="no package for edgept"):  # nothing is left to compare
+        start_sides(["edgept"], setting.files(SHAPE), 1, lambda _: None)
 
 
 def test_interleaving_turns_around_and_drops_the_warm_up() -> None:
