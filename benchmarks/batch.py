@@ -16,7 +16,7 @@ _TEXT = 32  # tokens
 
 
 def measure(setting: Setting) -> Claim:
-    """A B B A on edgept."""
+    """A B, B A and so on, on edgept."""
     effort, shape = setting.effort, setting.shapes[0]
     new_tokens = max(2, effort.new_tokens // 2)
     sides, _ = start_sides(["edgept"], setting.files(shape), setting.threads, setting.say)
@@ -25,14 +25,12 @@ def measure(setting: Setting) -> Claim:
     setting.say("batches of eight")
     with sides["edgept"] as side:
         side.call("load_tasks", TASKS)
-        for block in range(-1, effort.rounds):
-            rows = [random_ids(_TEXT, 99 * block + row + 999) for row in range(TASKS)]
-            times = [
-                side.call("batch", rows, prompts, new_tokens) for prompts in (TASKS, 1, 1, TASKS)
-            ]
-            if block >= 0:
-                many.append((times[0] + times[3]) / 2)
-                one.append((times[1] + times[2]) / 2)
+        for number in range(-2, effort.rounds):
+            rows = [random_ids(_TEXT, 99 * number + row + 999) for row in range(TASKS)]
+            for prompts, series in ((TASKS, many), (1, one))[:: 1 if number % 2 else -1]:
+                took = side.call("batch", rows, prompts, new_tokens)
+                if number >= 0:
+                    series.append(took)
     ratio = ratio_of_pairs(many, one)
     body = table(
         ("ms for the whole batch", ""),
@@ -43,8 +41,8 @@ def measure(setting: Setting) -> Claim:
         ],
     )
     about = (
-        f"Eight rows of {_TEXT} tokens and {new_tokens} new ones on {shape}, {effort.rounds} blocks "
-        f"A B B A, {setting.threads} threads. No peer gives each row a prompt of its own."
+        f"Eight rows of {_TEXT} tokens and {new_tokens} new ones on {shape}, {effort.rounds} pairs "
+        f"in turning order, {setting.threads} threads. No peer gives each row a prompt of its own."
     )
     goal = goal_of_ratio("batch of 8 rows with 8 prompts over 8 rows with one", 1.02, many, one)
     return Claim("Mixed batch", about, body, [goal], raw={"many": many, "one": one})

@@ -3,16 +3,16 @@
 import argparse
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median, quantiles
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from benchmarks.files import Files
-from edgept.bench.ratio import Ratio, ratio_of_pairs
+from edgept.bench.ratio import FEWEST, Ratio, ratio_of_pairs
 
 __all__ = [
     "FULL",
@@ -26,6 +26,7 @@ __all__ = [
     "goal_of_ratio",
     "goals_table",
     "not_measured",
+    "paired",
     "parse_setting",
     "random_ids",
     "run_script",
@@ -34,51 +35,76 @@ __all__ = [
     "table",
 ]
 
+T = TypeVar("T")
+
+_NOT_KNOWN = "not known"
+
 
 @dataclass(frozen=True)
 class Effort:
     """How much is measured.
 
     Attributes:
-        rounds: interleaved ones; a ratio needs 16.
+        rounds: interleaved ones; a goal for a ratio needs 32 pairs, and independent ones.
+        every: sides that bear no goal join in every so many rounds.
+        left_out: peers that are too slow for the long prefills, the larger model, swaps and cold starts.
         new_tokens: of a decoding round.
         lengths: of prefills, in tokens.
         residents: numbers of resident prompts, on the small and on the large model.
         swaps: samples at each; a p99 needs 662.
         starts: processes for a cold start.
+        other_starts: of sides that bear no goal there.
         prompts: made resident to see what one costs.
     """
 
     rounds: int
+    every: int
+    left_out: tuple[str, ...]
     new_tokens: int
     lengths: tuple[int, ...]
     residents: tuple[tuple[int, ...], tuple[int, ...]]
     swaps: int
     starts: int
+    other_starts: int
     prompts: int
 
 
 FULL = Effort(
     rounds=40,
+    every=1,
+    left_out=(),
     new_tokens=64,
     lengths=(64, 512),
-    residents=((1, 10, 100, 1000, 10_000), (1, 10, 100, 1000, 4000)),
+    residents=((1, 10, 100, 1000, 10_000), (1, 10, 100, 1000, 10_000)),
     swaps=2000,
-    starts=10,
+    starts=36,
+    other_starts=9,
     prompts=200,
 )
 QUICK = replace(
     FULL,
-    rounds=12,
+    rounds=34,
+    every=5,
+    left_out=("llama-q8", "peft-fp32"),
     new_tokens=16,
-    residents=((1, 10, 100, 1000, 10_000), (1, 10, 100, 1000)),
+    residents=((1, 100, 10_000), (1, 100, 1000)),
     swaps=700,
-    starts=3,
+    starts=33,
+    other_starts=3,
     prompts=64,
 )
 # only to see that a script runs
 SMALL = Effort(
-    rounds=2, new_tokens=4, lengths=(8,), residents=((1, 4), (1, 4)), swaps=8, starts=1, prompts=4
+    rounds=2,
+    every=1,
+    left_out=(),
+    new_tokens=4,
+    lengths=(8,),
+    residents=((1, 4), (1, 4)),
+    swaps=8,
+    starts=1,
+    other_starts=1,
+    prompts=4,
 )
 
 
@@ -111,6 +137,25 @@ class Setting:
         """The files of one shape."""
         return Files(self.folder / shape)
 
+    def quick_peers(self) -> tuple[str, ...]:
+        """The peers without those that this effort leaves out where requests are long."""
+        return tuple(name for name in self.peers if name not in self.effort.left_out)
+
+    def say_rounds(self) -> str:
+        """How many rounds, in words."""
+        effort = self.effort
+        said = f"{effort.rounds} interleaved rounds"
+        if effort.every > 1:
+            said += f", sides without a goal in every {effort.every}th"
+        return said
+
+    def say_left_out(self, where: str = "here") -> str:
+        """A paragraph about the peers that a quick run leaves out, if there are any."""
+        from benchmarks.runtimes import RUNTIMES
+
+        names = [RUNTIMES[name].title for name in self.peers if name in self.effort.left_out]
+        return f"\n\nLeft out {where} in a quick run: {'; '.join(names)}." if names else ""
+
 
 @dataclass(frozen=True)
 class Goal:
@@ -120,8 +165,9 @@ class Goal:
         what: is measured.
         goal: in words.
         measured: with its unit and interval.
-        verdict: "met", "not met", "not certain" (the interval holds the goal) or "not measured".
-        why: where it is not met, what is known about it.
+        verdict: "met", "not met", "not certain" (the interval holds the goal), "too few samples" (for any
+            interval) or "not measured".
+        why: where it is not met, what a script or NOTES.md measured of the reason; else what is missing.
     """
 
     what: str
@@ -161,20 +207,27 @@ class Claim:
 
 
 def goal_of_ratio(
-    what: str, limit: float, this: Sequence[float], other: Sequence[float], why: str = ""
+    what: str, limit: float, this: Sequence[float], other: Sequence[float], why: str = _NOT_KNOWN
 ) -> Goal:
-    """Judge a ratio of interleaved series by its interval."""
+    """Judge a ratio of interleaved series by its interval, where there are samples enough for one."""
+    goal = f"at most {limit:g}"
+    if not this:
+        return not_measured(what, goal, "no round had all that it needs")
     found = ratio_of_pairs(this, other)
-    verdict = "not certain"
-    if found.high <= limit:
-        verdict = "met"
-    elif found.low > limit:
-        verdict = "not met"
     measured = f"{found.ratio:.2f} ({found.low:.2f}–{found.high:.2f})"
-    return Goal(what, f"at most {limit:g}", measured, verdict, "" if verdict == "met" else why)
+    if found.n < FEWEST:
+        enough = f"{len(this)} pairs are worth {found.n} independent ones, {FEWEST} are needed"
+        return Goal(what, goal, measured, "too few samples", enough)
+    if found.high <= limit:
+        return Goal(what, goal, measured, "met")
+    if found.low > limit:
+        return Goal(what, goal, measured, "not met", why)
+    return Goal(what, goal, measured, "not certain")
 
 
-def goal_at_most(what: str, limit: float, measured: float, unit: str, why: str = "") -> Goal:
+def goal_at_most(
+    what: str, limit: float, measured: float, unit: str, why: str = _NOT_KNOWN
+) -> Goal:
     """Judge one figure."""
     met = measured <= limit
     digits = 0 if measured >= 100 else 1 if measured >= 10 else 2
@@ -190,6 +243,12 @@ def goal_at_most(what: str, limit: float, measured: float, unit: str, why: str =
 def not_measured(what: str, goal: str, why: str) -> Goal:
     """A goal whose peer is missing."""
     return Goal(what, goal, "–", "not measured", why)
+
+
+def paired(this: Mapping[int, T], other: Mapping[int, T]) -> tuple[list[T], list[T]]:
+    """What two sides measured in the rounds that both took part in, in order."""
+    both = sorted(this.keys() & other.keys())
+    return [this[number] for number in both], [other[number] for number in both]
 
 
 def say_ratio(found: Ratio) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from benchmarks.claim import Claim, Setting, random_ids, run_script, spread, table
 from benchmarks.files import TASKS
-from benchmarks.peers import Side, interleave, start_sides
+from benchmarks.peers import Side, close_all, interleave, load_tasks, start_sides
 from benchmarks.runtimes import RUNTIMES, Answer
 
 __all__ = ["measure"]
@@ -27,13 +27,12 @@ def measure(setting: Setting) -> Claim:
     sides, missing = start_sides(names, files, setting.threads, setting.say)
     setting.say("the README's table")
     try:
-        for side in sides.values():
-            side.call("load_tasks", TASKS)
+        load_tasks(sides, TASKS, missing)
         asked = {name: _under_tasks(side, effort.new_tokens) for name, side in sides.items()}
-        found = interleave(effort.rounds, asked)
+        results = interleave(effort.rounds, asked, missing, every=effort.every)
     finally:
-        for side in sides.values():
-            side.close()
+        close_all(sides)
+    found = {name: list(answers.values()) for name, answers in results.items()}
     rows = [
         (
             RUNTIMES[name].title,
@@ -45,7 +44,7 @@ def measure(setting: Setting) -> Claim:
     ]
     size = files.prompts[0].stat().st_size
     about = (
-        f"{setting.shapes[0]}, {setting.threads} threads, {effort.rounds} interleaved rounds; 20 virtual "
+        f"{setting.shapes[0]}, {setting.threads} threads, {setting.say_rounds()}; 20 virtual "
         f"and {_TEXT} text tokens, {effort.new_tokens} new ones; a prompt file of {size / 1e3:.0f} kB. "
         "Median (quartiles) in ms."
     )

@@ -119,13 +119,16 @@ def _compare(setting: Setting, runs: Mapping[str, Request]) -> str:
     lengths = effort.lengths
     found: dict[str, list[list[float]]] = {name: [[] for _ in (0, *lengths)] for name in runs}
     for number in range(effort.rounds + 1):
+        times: dict[str, list[float | None]] = {}
         for name, ask in list(runs.items())[:: 1 if number % 2 else -1]:
             time.sleep(_PAUSE_S)
             latencies = [ask(lengths[0], effort.new_tokens).latency]
             latencies += [ask(length, 1).latency for length in lengths]
-            times = [latencies[0].tpot_ms, *(item.prefill_ms for item in latencies[1:])]
-            if number:  # the first round warms up
-                for series, value in zip(found[name], times, strict=True):
+            times[name] = [latencies[0].tpot_ms, *(item.prefill_ms for item in latencies[1:])]
+        # the first round warms up; of one that ended early, no time per token is known
+        if number and all(all(values) for values in times.values()):
+            for name, values in times.items():
+                for series, value in zip(found[name], values, strict=True):
                     series.append(value or 0.0)
     base = next(iter(found.values()))
     rows = []

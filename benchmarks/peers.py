@@ -16,7 +16,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -26,7 +26,9 @@ from benchmarks.runtimes import RUNTIMES, Answer
 __all__ = [
     "Missing",
     "Side",
+    "close_all",
     "interleave",
+    "load_tasks",
     "prepare",
     "prepared_mark",
     "resident_bytes",
@@ -36,6 +38,7 @@ __all__ = [
 _ROOT = Path(__file__).parents[1]
 T = TypeVar("T")
 
+_GOAL_SIDES = ("edgept", "genai", "llama-q4")
 _QUIET_S = 0.05  # thread pools spin for some milliseconds after their last work
 
 
@@ -152,6 +155,9 @@ def start_sides(
 
     Returns:
         The running ones and the missing ones, by name.
+
+    Raises:
+        Missing: it is edgept itself.
     """
     sides: dict[str, Side] = {}
     missing: dict[str, str] = {}
@@ -165,28 +171,85 @@ def start_sides(
             sides[name] = side
         except Missing as why:
             missing[name] = str(why)
+            if name == "edgept":
+                close_all(sides)
+                raise
     return sides, missing
 
 
+def close_all(sides: Mapping[str, Side]) -> None:
+    """End all processes."""
+    for side in sides.values():
+        side.close()
+
+
+def load_tasks(sides: dict[str, Side], count: int, missing: dict[str, str]) -> None:
+    """Make tasks resident on every side; one that fails is moved to the missing ones.
+
+    Raises:
+        Missing: it is edgept itself.
+    """
+    for name in list(sides):
+        try:
+            sides[name].call("load_tasks", count)
+        except Missing as why:
+            del sides[name]
+            _lose(name, why, missing)
+
+
 def interleave(
-    rounds: int, sides: Mapping[str, Callable[[int], T]], warm_up: int = 2
-) -> dict[str, list[T]]:
-    """Run every side once a round, forwards and backwards in turn.
+    rounds: int,
+    sides: Mapping[str, Callable[[int], T]],
+    missing: dict[str, str],
+    *,
+    every: int = 1,
+    often: Sequence[str] = _GOAL_SIDES,
+    warm_up: int = 2,
+) -> dict[str, dict[int, T]]:
+    """Run every side once a round, each time in another order; none follows itself.
 
     Args:
         rounds: that are kept.
         sides: each is called with the number of its round.
+        missing: told of a side that fails midway, which leaves nothing in the results.
+        every: all sides but `often` take part in every so many rounds only, and in one of the warm-up.
+        often: those that take part in all.
         warm_up: rounds before them.
+
+    Returns:
+        For each side its results by round.
+
+    Raises:
+        Missing: edgept itself failed.
     """
-    results: dict[str, list[T]] = {name: [] for name in sides}
+    results: dict[str, dict[int, T]] = {name: {} for name in sides}
+    last = ""
     for number in range(-warm_up, rounds):
-        order = list(sides) if number % 2 else list(sides)[::-1]
+        order = [name for name in results if name in often or number == -1 or number % every == 0]
+        if not order:
+            continue
+        turn = (number + warm_up) // 2 % len(order)
+        order = (order[turn:] + order[:turn])[:: 1 if number % 2 else -1]
+        if order[0] == last:
+            order = [*order[1:], last]
         for name in order:
             time.sleep(_QUIET_S)
-            result = sides[name](number)
+            try:
+                result = sides[name](number)
+            except Missing as why:
+                del results[name]
+                _lose(name, why, missing)
+                continue
+            last = name
             if number >= 0:
-                results[name].append(result)
+                results[name][number] = result
     return results
+
+
+def _lose(name: str, why: Missing, missing: dict[str, str]) -> None:
+    missing[name] = str(why)
+    if name == "edgept":
+        raise why
 
 
 def resident_bytes(field: str) -> int:

@@ -18,7 +18,8 @@ __all__ = ["Ceilings", "measure_ceilings"]
 _READ_BYTES = 256 << 20  # several times any cache
 _SIZE = 1024  # rows and columns of the products
 _TRIES = 5
-_WEIGHT_BYTES = {"fp32": 4.0, "fp16": 2.0, "int8": 1.0, "int4": 0.5}
+_WEIGHT_BITS = {"fp32": 32, "fp16": 16, "int8": 8, "int4": 4}
+_BLOCK_SIZE = 32  # of bundles that do not say
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,10 @@ class Ceilings:
             addition are two.
         token_bytes: the weight files and the keys and values of a request. An input embedding with
             weights of its own is in the files though a token reads one row of it.
-        prefill_operations: about two for each weight and token; weights are counted by their bytes.
+        prefill_operations: about two for each weight and token, and the head once: only the last
+            token's logits are wanted. Weights are counted by the files' bytes, so an input embedding with
+            weights of its own, which nothing multiplies, and tables of the graph count too much.
+            Attention's own products are left out.
         tpot_ms: time to read token_bytes.
         prefill_ms: time for prefill_operations.
     """
@@ -61,10 +65,20 @@ def measure_ceilings(model: Model, *, prefill_tokens: int, length: int) -> Ceili
     seconds = _product_seconds(model, _SIZE, _SIZE, _SIZE)
     operations = 2 * _SIZE**3 / seconds
     token_bytes = weights + _kv_bytes(manifest, length)
-    prefill = 2 * weights / _WEIGHT_BYTES[manifest.precision] * prefill_tokens
+    prefill = _prefill_operations(manifest, weights, prefill_tokens)
     return Ceilings(
         read, operations, token_bytes, prefill, token_bytes / read * 1e3, prefill / operations * 1e3
     )
+
+
+def _prefill_operations(manifest: Manifest, weight_bytes: int, tokens: int) -> float:
+    bits = _WEIGHT_BITS[manifest.precision]
+    each = bits / 8
+    if bits < 16:  # a block's scale
+        scale = np.dtype(manifest.float_type).itemsize
+        each += scale / (manifest.block_size or _BLOCK_SIZE)
+    head = manifest.vocab_size * manifest.hidden_size
+    return 2 * ((weight_bytes / each - head) * tokens + head)
 
 
 def _kv_bytes(manifest: Manifest, length: int) -> int:

@@ -12,6 +12,7 @@ __all__ = ["FEWEST", "Ratio", "ratio_of_pairs", "ratio_of_series"]
 # cannot be seen (simulated: of 16 pairs that do, 22 false calls in 100).
 FEWEST = 32
 _RESAMPLES = 2000
+_PICKED = 1 << 20  # samples that are resampled at once: some 40 MB, however long a series is
 _ERROR = 0.05
 # The interval of a median of a dozen samples is a little too narrow (simulated: 6.5 false calls in
 # 100), so a call is made at a stricter level.
@@ -110,9 +111,13 @@ def _medians(values: Array, random: np.random.Generator) -> Array:
     correlation = _correlation(values)
     length = 1 if correlation == 1 else min(len(values), int(np.ceil(3 * correlation)))
     count = -(-len(values) // length)
-    begins = random.integers(0, len(values), (_RESAMPLES, count, 1))
-    picked = (begins + np.arange(length)).reshape(_RESAMPLES, -1)[:, : len(values)]
-    medians = _row_medians(values[picked % len(values)])
+    rows = max(1, _PICKED // len(values))
+    medians = np.empty(_RESAMPLES)
+    for first in range(0, _RESAMPLES, rows):
+        part = medians[first : first + rows]
+        begins = random.integers(0, len(values), (len(part), count, 1))
+        picked = (begins + np.arange(length)).reshape(len(part), -1)[:, : len(values)]
+        part[:] = _row_medians(values[picked % len(values)])
     if length == 1:
         return medians
     center = float(np.median(values))
