@@ -229,7 +229,11 @@ def test_pairs_of_texts_are_classified(
         ("token-classification", ["--npy", "x.npy"], "--npy is for feature-extraction"),
         ("question-answering", ["--truncate"], "answers questions about a text; --truncate is for"),
         ("question-answering", ["--chat"], "--chat is for text-generation"),
-        ("feature-extraction", ["--top-k", "2"], "--top-k is for text-generation and text2text-generation and q"),
+        (
+            "feature-extraction",
+            ["--top-k", "2"],
+            "--top-k is for text-generation and text2text-generation and q",
+        ),
         ("feature-extraction", ["--context", __file__], "makes vectors of texts; --context is for"),
         ("text-classification", ["--aggregation", "simple"], "--aggregation is for token-"),
     ],
