@@ -217,7 +217,14 @@ def _by_shape(array: Array, manifest: Manifest | None, source: Path) -> dict[str
     # of an encoder-decoder's, peft's folder alone says which layer is whose
     kv = None if manifest.task == SEQ2SEQ_TASK else manifest.kv
     prefix_width = 2 * kv.num_layers * kv.num_kv_heads * kv.head_dim if kv else None
-    prefix = "none in this form" if prefix_width is None else f"(P, {prefix_width})"
+    prefix = f"(P, {prefix_width})"
+    if prefix_width is None:
+        why = (
+            "only peft's folder says which layer is whose"
+            if manifest.kv
+            else "the model has no cache"
+        )
+        prefix = f"none, as {why}"
     if (width == hidden) == (width == prefix_width):
         found = "could be either" if width == hidden else "is neither"
         raise IncompatibleError(

@@ -13,7 +13,7 @@ from edgept.runtime.sampling import Sampling
 from edgept.runtime.seq2seq import CrossCache, Seq2SeqDecoder
 from edgept.runtime.text import Tokenizer
 
-__all__ = ["BeamStream", "search_rows"]
+__all__ = ["BeamSearch", "BeamStream", "search_rows"]
 
 
 class BeamSearch:

@@ -28,7 +28,7 @@ from transformers import (
 )
 
 from edgept.errors import IncompatibleError, InvalidFileError, UsageError
-from edgept.peft_folder import read_peft_folder, write_peft_folder
+from edgept.peft_folder import read_peft_folder, rows_to_kv, write_peft_folder
 from edgept.prompt import Prompt
 
 # peft 0.21 calls what transformers 5.23 deprecates, and warns of what a test leaves out.
@@ -191,8 +191,20 @@ def test_an_encoder_decoders_rows_are_the_encoders(tmp_path: Path) -> None:
     prompt = read_peft_folder(tmp_path)
     np.testing.assert_array_equal(prompt.tensors["prompt_embeds"], rows[:3])
     assert prompt.task == "text2text-generation"
-    edit_config(tmp_path, peft_type="PREFIX_TUNING")
-    with pytest.raises(IncompatibleError, match="encoder-decoder"):
+
+
+def test_an_encoder_decoders_prefix_is_the_decoders_in_peft_s_order(tmp_path: Path) -> None:
+    layers, heads, width = 3, 1, 2
+    rows = np.arange(24, dtype=np.float32).reshape(2, 2 * layers * heads * width)  # (P, …)
+    save_file({"prompt_embeddings": rows}, tmp_path / "adapter_model.safetensors")
+    config = {"task_type": "SEQ_2_SEQ_LM", "num_transformer_submodules": 2, "token_dim": 2}
+    config |= {"num_layers": layers, "num_attention_heads": heads, "num_virtual_tokens": 2}
+    (tmp_path / "adapter_config.json").write_text("{}")
+    edit_config(tmp_path, peft_type="PREFIX_TUNING", **config)
+    saved = rows_to_kv(rows, layers, heads, width)
+    np.testing.assert_array_equal(read_peft_folder(tmp_path).tensors["prompt_kv"], saved[[0, 2, 1]])
+    edit_config(tmp_path, num_transformer_submodules=1)
+    with pytest.raises(IncompatibleError, match="no place of its own for the encoder"):
         read_peft_folder(tmp_path)
 
 

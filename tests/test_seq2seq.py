@@ -111,7 +111,7 @@ def test_plain_model_is_that_of_transformers(
     base, model = reference(folders(kind) / "model"), models(kind)
     parity = model.manifest.parity
     assert parity["max_rel"] <= 1e-4
-    assert parity["greedy_equal"] == parity["greedy_total"] > 500
+    assert parity["greedy_equal"] == parity["greedy_total"] > 100
     for ids in texts():
         for beams in (1, 4):
             expected = generate(base, ids, NEW_TOKENS, num_beams=beams)
