@@ -167,7 +167,7 @@ def test_a_head_of_another_kind_is_refused() -> None:
     }
     convbert: Any = t.ConvBertForSequenceClassification
     with pytest.raises(ExportError, match="is a ConvBertClassificationHead"):
-        find_head(convbert(t.ConvBertConfig(**sizes, embedding_size=8, num_labels=2)))
+        find_head(convbert(t.ConvBertConfig(**sizes, embedding_size=8)))
     xlnet: Any = t.XLNetForSequenceClassification
     with pytest.raises(ExportError, match="has no head called classifier or score"):
         find_head(xlnet(t.XLNetConfig(vocab_size=9, d_model=8, n_layer=1, n_head=1, d_inner=8)))
