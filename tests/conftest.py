@@ -1,5 +1,6 @@
 """Tiny models, built and exported once a test run, and where the real data is."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,13 @@ VOCABULARY = 512
 ENCODERS = (
     "bert",
     "roberta",
-    "xlm-roberta",
     "distilbert",
-    "albert",
-    "electra",
     "deberta-v2",
+    "electra",
     "mpnet",
+    "albert",
     "modernbert",
+    "xlm-roberta",
 )
 
 
@@ -27,6 +28,17 @@ def shared(name: str) -> Path:
     if not path.is_dir():
         pytest.skip(f"needs the real data {name}, which is not part of the repository")
     return path
+
+
+def encoder_cases() -> list[tuple[str, str]]:
+    """Families and tasks that are tried: each family, each task on a few; all of them on request."""
+    others = ("token-classification", "question-answering", "feature-extraction")
+    if os.environ.get("EDGEPT_FULL_MATRIX"):
+        rest = [(kind, task) for kind in ENCODERS for task in others]
+    else:
+        rest = [(kind, task) for kind in ("bert", "roberta", "distilbert") for task in others]
+        rest += zip(ENCODERS[3:], 2 * others, strict=True)
+    return [*((kind, "text-classification") for kind in ENCODERS), *rest]
 
 
 def _auto_class(kind: str) -> Any:

@@ -1,10 +1,6 @@
-"""Encoders of every family through the exporter: each task is what PyTorch computes, at every length.
-
-The other three tasks are tried on a few families; EDGEPT_FULL_MATRIX=1 tries all of them on all.
-"""
+"""Encoders of every family through the exporter: each task is what PyTorch computes, at every length."""
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,30 +13,16 @@ import edgept
 from edgept import Prompt
 from edgept.bundle import read_manifest
 from edgept.errors import ExportError, IncompatibleError, UsageError
-from tests.conftest import ENCODERS, VOCABULARY, tiny_model
+from tests.conftest import VOCABULARY, encoder_cases, tiny_model
 
 pytest.importorskip("torch", reason="needs edgept[export]")
 
 OTHER_TASKS = ("token-classification", "question-answering", "feature-extraction")
-COVERING = [
-    *((kind, task) for kind in ("bert", "roberta", "distilbert") for task in OTHER_TASKS),
-    ("xlm-roberta", "feature-extraction"),
-    ("albert", "token-classification"),
-    ("electra", "question-answering"),
-    ("deberta-v2", "token-classification"),
-    ("mpnet", "feature-extraction"),
-    ("modernbert", "question-answering"),
-]
-FULL = [(kind, task) for kind in ENCODERS for task in OTHER_TASKS]
-CASES = [
-    *((kind, "text-classification") for kind in ENCODERS),
-    *(FULL if os.environ.get("EDGEPT_FULL_MATRIX") else COVERING),
-]
 TWO_LAYERS = {"roberta", "xlm-roberta", "distilbert", "electra", "mpnet"}
 NARROW = {"albert": 32, "electra": 32}
 
 
-@pytest.fixture(params=CASES, ids=lambda case: "-".join(case))
+@pytest.fixture(params=encoder_cases(), ids=lambda case: "-".join(case))
 def case(request: pytest.FixtureRequest) -> tuple[str, str]:
     kind, task = request.param
     return kind, task
