@@ -232,6 +232,12 @@ def _build_seq2seq(
     progress: Callable[[str], object],
 ) -> tuple[Any, list[ir.Model], KVGeometry]:
     """The same of an encoder-decoder: the encoder's graph, which takes the prompt, and the decoder's."""
+    family = SEQ2SEQ[source.config.model_type]
+    if weights.half and family.looks_at_halves:
+        raise UsageError(
+            f"{source.architecture} is exported for {weights.target} in fp32 only: its layers look at their "
+            "values in float16, which no exporter can follow. Choose --precision fp32."
+        )
     reference = load_frozen(source)
     unread = unread_settings(reference.generation_config)
     if unread:
@@ -241,7 +247,7 @@ def _build_seq2seq(
     kv = probe_seq2seq_kv(reference)
     progress("exporting the encoder's and the decoder's graph with torch.onnx")
     model = copy.deepcopy(reference).half() if weights.half else reference
-    graphs = list(export_seq2seq(model, SEQ2SEQ[source.config.model_type], kv))
+    graphs = list(export_seq2seq(model, family, kv))
     if weights.bits is not None:
         progress(f"quantising the weights to {weights.precision}")
         graphs = [quantize_weights(graph, weights) for graph in graphs]

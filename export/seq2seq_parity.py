@@ -60,9 +60,9 @@ def measure_seq2seq(
                 if beams == 1:
                     tally.add_greedy(found, answer, scores)
                 else:
-                    own = _score(reference, ids, prompt, answer)
-                    gap = own - _score(reference, ids, prompt, found) if found != answer else 0.0
-                    tally.add_beams(found, answer, gap, abs(own))
+                    own, scale = _score(reference, ids, prompt, answer)
+                    gap = 0.0 if found == answer else own - _score(reference, ids, prompt, found)[0]
+                    tally.add_beams(found, answer, gap, scale)
 
 
 def reference_logits(
@@ -160,11 +160,13 @@ def _start(reference: Any) -> int:
     return int(settings.bos_token_id if start is None else start)
 
 
-def _score(reference: Any, ids: list[int], prompt: LoadedPrompt | None, answer: list[int]) -> float:
-    """Log-probability of an answer in PyTorch."""
+def _score(
+    reference: Any, ids: list[int], prompt: LoadedPrompt | None, answer: list[int]
+) -> tuple[float, float]:
+    """Log-probability of an answer in PyTorch, and the sum over its tokens of the largest logit."""
     logits = torch.from_numpy(reference_logits(reference, ids, prompt, answer[:-1])).double()
     chosen = torch.log_softmax(logits, -1)[torch.arange(len(answer)), torch.tensor(answer)]
-    return float(chosen.sum())
+    return float(chosen.sum()), float(logits.abs().amax(-1).sum())
 
 
 def _random_requests(reference: Any, model: Model, random: np.random.Generator) -> list[Prompted]:

@@ -73,13 +73,13 @@ def verify_bundle(
             return measure_parity(reference, runtime, precision=precision, verify_text=verify_text)
         loaded = runtime.load_prompt(prompt, task_index=task_index)
         is_peft = (Path(prompt) / "adapter_config.json").is_file()
-        if runtime.manifest.task != "text-generation":
-            folder = Path(prompt) if is_peft else None
-            return _compare_forward(reference, runtime, loaded, folder, task_index)
         if runtime.manifest.task == SEQ2SEQ_TASK:
             adapted = _load_peft(reference, Path(prompt)) if is_peft else None
             named = _peft_name(reference, loaded) if is_peft else _plain_name(reference)
             return compare_answers(reference, runtime, loaded, adapted, task_index, named)
+        if runtime.manifest.task != "text-generation":
+            folder = Path(prompt) if is_peft else None
+            return _compare_forward(reference, runtime, loaded, folder, task_index)
         if is_peft:
             return _against_peft(reference, runtime, loaded, Path(prompt), task_index)
         return _compare(

@@ -12,8 +12,10 @@ from edgept.export.families import (
     distilbert,
     electra,
     marian,
+    mbart,
     modernbert,
     mpnet,
+    pegasus,
     roberta,
     t5,
 )
@@ -30,6 +32,6 @@ ENCODERS: dict[str, EncoderFamily] = {
 }
 SEQ2SEQ: dict[str, Seq2SeqFamily] = {
     model_type: module.FAMILY
-    for module in (t5, bart, marian)
+    for module in (t5, bart, mbart, marian, pegasus)
     for model_type in module.FAMILY.model_types
 }

@@ -17,6 +17,8 @@ class Seq2SeqFamily:
         scales_own_rows: whether the encoder scales the rows that it looks up itself, and not those that it
             is given (`inputs_embeds`). peft gives it the text's rows too, so under a prompt of rows they
             stay unscaled, in training as in generation, and here as well.
+        looks_at_halves: whether its layers, in float16 alone, look at values to decide what to compute,
+            which no exporter can follow.
     """
 
     model_types: tuple[str, ...]
@@ -24,3 +26,4 @@ class Seq2SeqFamily:
     key: str = "k_proj"
     value: str = "v_proj"
     scales_own_rows: bool = False
+    looks_at_halves: bool = False
