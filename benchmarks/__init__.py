@@ -1,7 +1,7 @@
 """Measurements, one script a claim; `python -m benchmarks` runs them and writes RESULTS.md.
 
 Code organization:
-    decode, prefill, swap, batch, cold_start, memory, ceilings   a claim each
+    decode, prefill, swap, batch, cold_start, memory, encoders, ceilings   a claim each
     first_table      the README's table
     claim            what a script finds: tables, goals; and the options that all have
     peers            each side of a comparison in a process of its own

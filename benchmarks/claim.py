@@ -55,6 +55,7 @@ class Effort:
         starts: processes for a cold start.
         other_starts: of sides that bear no goal there.
         prompts: made resident to see what one costs.
+        encoder_batches: texts and tokens of each.
     """
 
     rounds: int
@@ -67,6 +68,7 @@ class Effort:
     starts: int
     other_starts: int
     prompts: int
+    encoder_batches: tuple[tuple[int, int], ...]
 
 
 FULL = Effort(
@@ -80,6 +82,7 @@ FULL = Effort(
     starts=36,
     other_starts=9,
     prompts=200,
+    encoder_batches=((1, 16), (1, 128), (1, 512), (8, 16), (8, 128), (8, 512)),
 )
 QUICK = replace(
     FULL,
@@ -92,6 +95,7 @@ QUICK = replace(
     starts=33,
     other_starts=3,
     prompts=64,
+    encoder_batches=((1, 16), (1, 128), (8, 16)),
 )
 # only to see that a script runs
 SMALL = Effort(
@@ -105,6 +109,7 @@ SMALL = Effort(
     starts=1,
     other_starts=1,
     prompts=4,
+    encoder_batches=((1, 8),),
 )
 
 

@@ -59,6 +59,9 @@ def setting(
         rows = np.random.default_rng(number).normal(0, 0.2, (20, 64)).astype(np.float32)
         write_prompt(bind(Prompt({"prompt_embeds": rows}, name=path.stem), manifest), path)
     prepared_mark("edgept", files).touch()
+    encoder = Files(folder / "minilm")
+    encoder.folder.mkdir()
+    encoder.model.symlink_to(model_folder("bert"))
     return Setting(folder, 1, SMALL, peers=(), shapes=(SHAPE,), small=SHAPE)
 
 
@@ -78,6 +81,7 @@ GOALS = {
     "first_table": 0,
     "decode": 2,
     "levers": 0,
+    "encoders": 4,
 }
 
 

@@ -72,4 +72,15 @@ RUNTIMES = {
     "openvino": Runtime("OpenVINO GenAI, Q4_0", "openvino", "Q4_0"),
     "peft-bf16": Runtime("peft on PyTorch, bfloat16", "pytorch", "bfloat16"),
     "peft-fp32": Runtime("peft on PyTorch, float32", "pytorch", "float32"),
+    "encoder": Runtime("edgept, float32", "encoder", "fp32"),
+    "encoder-int8": Runtime("edgept, int8 weights", "encoder", "int8"),
+    "encoder-dynamic": Runtime("edgept, int8-dynamic", "encoder", "int8-dynamic"),
+    "encoder-fused": Runtime(
+        "onnxruntime's optimizer, float32", "encoder_graph", "onnxruntime fused"
+    ),
+    "encoder-fused-int8": Runtime(
+        "onnxruntime's optimizer, dynamic int8", "encoder_graph", "onnxruntime fused-int8"
+    ),
+    "encoder-openvino": Runtime("OpenVINO, float32", "encoder_graph", "openvino plain f32"),
+    "encoder-openvino-bf16": Runtime("OpenVINO, bfloat16", "encoder_graph", "openvino plain bf16"),
 }
