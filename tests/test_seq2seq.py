@@ -392,19 +392,14 @@ def test_the_layout_is_the_one_that_optimum_writes(folders: Callable[[str], Path
     assert [item.name for item in decoder.output] == ["logits", *names("present", "decoder")]
 
 
-@pytest.mark.parametrize(("precision", "alike"), [("int8", 0.95), ("int4", 0.6)])
 def test_quantised(
-    precision: str,
-    alike: float,
-    folders: Callable[[str], Path],
-    models: Callable[[str], Model],
-    tmp_path: Path,
+    folders: Callable[[str], Path], models: Callable[[str], Model], tmp_path: Path
 ) -> None:
     from edgept.export import export_model
 
-    folder, bundle = folders("t5"), tmp_path / precision
+    folder, bundle = folders("t5"), tmp_path / "int4"
     # random weights suffer more than trained ones: what it costs is not judged here
-    export_model(str(folder / "model"), bundle, precision=precision, verify=False)
+    export_model(str(folder / "model"), bundle, precision="int4", verify=False)
     for name in ("encoder.onnx", "decoder.onnx"):
         graph = onnx.load(bundle / name, load_external_data=False).graph
         assert sum(node.op_type == "MatMulNBits" for node in graph.node) >= 12
@@ -417,7 +412,7 @@ def test_quantised(
         )
         for model in (quantised, models("t5"))
     )
-    assert alike < np.corrcoef(found.ravel(), exact.ravel())[0, 1] < 1
+    assert 0.6 < np.corrcoef(found.ravel(), exact.ravel())[0, 1] < 1
 
 
 def test_half_precision_is_exported_where_it_can_be(
