@@ -1,5 +1,6 @@
 """Tiny models, built and exported once a test run, and where the real data is."""
 
+import itertools
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -36,8 +37,8 @@ def encoder_cases() -> list[tuple[str, str]]:
     if os.environ.get("EDGEPT_FULL_MATRIX"):
         rest = [(kind, task) for kind in ENCODERS for task in others]
     else:
-        rest = [(kind, task) for kind in ("bert", "roberta", "distilbert") for task in others]
-        rest += zip(ENCODERS[3:], 2 * others, strict=True)
+        rest = [("bert", task) for task in others]
+        rest += zip(ENCODERS[1:], itertools.cycle(others))
     return [*((kind, "text-classification") for kind in ENCODERS), *rest]
 
 

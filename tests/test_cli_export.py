@@ -101,8 +101,12 @@ def config(**fields: Any) -> str:
             "does not export",
         ),
         (
-            {"config.json": config(model_type="t5", architectures=["T5ForConditionalGeneration"])},
-            "does not export",
+            {
+                "config.json": config(
+                    model_type="led", architectures=["LEDForConditionalGeneration"]
+                )
+            },
+            "is an encoder-decoder of a family that this version does",
         ),
         (
             {

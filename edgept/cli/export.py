@@ -37,8 +37,9 @@ __all__ = ["export"]
 )
 @click.option(
     "--task",
-    help="Task as transformers names it: text-generation, text-classification, text2text-generation "
-    "(translation, summarization). [default: found from the config]",
+    help="Task as transformers names it: text-generation, text2text-generation (translation, "
+    "summarization), text-classification, token-classification, question-answering, "
+    "feature-extraction. [default: found from the config]",
 )
 @click.option(
     "--target",
