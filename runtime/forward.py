@@ -105,6 +105,14 @@ class Forward:
         self._graph.run(self._values({**feeds, **self._past(1, None)}), present)
         return np.concatenate([value.numpy() for value in present.values()])
 
+    def probe(self, request: Input) -> npt.NDArray[np.float32] | None:
+        """The logits, or the rows of the text's tokens; None where no head says what is computed."""
+        head = next((prompt.head for prompt in request.prompts if prompt.head is not None), None)
+        if head is None and self._head is not None and not self._own_labels:
+            return None
+        values = self._run([request], head)[0][0]
+        return values if self._pools else values[request.ids < self._vocab_size]
+
     def run(
         self,
         requests: Sequence[Input],

@@ -98,3 +98,8 @@ class Generator:
         self.decoder.close(cache)
         row: npt.NDArray[np.float32] = logits[0]
         return row
+
+    def probe(self, request: Input) -> npt.NDArray[np.float32]:
+        """The last position's logits (vocabulary,)."""
+        row: npt.NDArray[np.float32] = self.logits(request)[-1]
+        return row

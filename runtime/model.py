@@ -26,6 +26,7 @@ from edgept.prompt_source import load_prompt_source
 from edgept.runtime.beams import BeamOptions
 from edgept.runtime.calls import CALLS, refuse
 from edgept.runtime.content import Content, LoadedPrompt, encode_parts
+from edgept.runtime.effect import check_effect
 from edgept.runtime.forward import Forward
 from edgept.runtime.generation import Generation, GenerationStream
 from edgept.runtime.generator import Generator
@@ -149,6 +150,7 @@ class Model(ReadingModel):
             self._runner = Generator(self._graph, manifest, self.max_length, self.tokenizer)
         else:
             self._runner = Forward(self._graph, manifest, self.max_length)
+        self._effective: set[str] = set()  # kinds of tensors that were seen to reach the output
         self.load_ms = (time.perf_counter() - started) * 1e3
 
     @property
@@ -179,7 +181,8 @@ class Model(ReadingModel):
         Raises:
             UsageError: there is nothing to read, or the task index is missing.
             InvalidFileError: the file breaks its format's rules.
-            IncompatibleError: the prompt was made for another model.
+            IncompatibleError: the prompt was made for another model; or, of the first prompt of its
+                kind here, the model's output is the same without it.
         """
         started = time.perf_counter()
         owned = not isinstance(source, Prompt)
@@ -196,7 +199,12 @@ class Model(ReadingModel):
         rows, kv = rows_and_keys(prompt, self.manifest, self._runner.keys_and_values, owned=owned)
         head = make_head(prompt, self.manifest, owned=owned)
         resident = share_tensors(prompt, rows, kv, head)
-        return LoadedPrompt(resident, rows, kv, (time.perf_counter() - started) * 1e3, self, head)
+        loaded = LoadedPrompt(resident, rows, kv, (time.perf_counter() - started) * 1e3, self, head)
+        kind = "prompt_kv" if rows is None else "prompt_embeds"
+        if loaded.num_virtual_tokens and kind not in self._effective:
+            check_effect(self._runner, loaded, self.manifest.vocab_size, self.bundle)
+            self._effective.add(kind)
+        return loaded
 
     def generate(
         self,

@@ -53,6 +53,11 @@ class Seq2SeqGenerator:
             logits.append(self.decoder.run(cache, np.array([answer], np.int64))[0])
         return np.concatenate(logits)
 
+    def probe(self, request: Input) -> npt.NDArray[np.float32]:
+        """Logits (vocabulary,) of an answer's first token."""
+        row: npt.NDArray[np.float32] = self.logits(request, ())[0]
+        return row
+
     def stream(
         self,
         request: Input,

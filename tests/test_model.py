@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 import edgept
@@ -88,6 +89,34 @@ def test_a_to_b_to_a_is_bit_identical(
         np.testing.assert_array_equal(model.logits(TEXT, prompt=prompt), logits)
         assert model.generate(TEXT, prompt=prompt).token_ids == tokens
         model.generate(TEXT, prompt=second, max_new_tokens=5)
+
+
+def test_a_prompt_that_the_graph_ignores_is_refused(
+    model: edgept.Model, prompts: list[edgept.LoadedPrompt], tmp_path: Path
+) -> None:
+    def refuses(bundle: Path, prompt: edgept.Prompt) -> None:
+        ignoring = edgept.load(bundle, threads=1, check_hashes=False)
+        with pytest.raises(IncompatibleError, match="changes nothing"):
+            ignoring.load_prompt(prompt)
+
+    bundle = shutil.copytree(model.bundle, tmp_path / "bundle")
+    path = bundle / "model.onnx"
+    graph = onnx.load(path, load_external_data=False)
+    readers = [node for node in graph.graph.node if "prompt_embeds" in node.input]
+    assert readers
+    for node in readers:  # as a graph would be that was optimised with the default prompt folded in
+        node.input[list(node.input).index("prompt_embeds")] = "folded"
+    default = next(item for item in graph.graph.initializer if item.name == "prompt_embeds")
+    graph.graph.initializer.add().CopyFrom(default)
+    graph.graph.initializer[-1].name = "folded"
+    # one row, so that a prompt of one virtual token runs
+    onnx.save(graph, path)
+    refuses(bundle, prompt_of(model, 3, 1))
+    untouched = edgept.load(model.bundle, threads=1)
+    for prompt in (prompts[0], prompts[-1]):  # of rows, and of keys and values
+        assert untouched.load_prompt(prompt.prompt).num_virtual_tokens
+    silent = edgept.Prompt({"prompt_embeds": np.zeros((2, model.manifest.hidden_size), np.float32)})
+    assert untouched.load_prompt(silent).num_virtual_tokens == 2
 
 
 def test_a_long_request_in_chunks_is_one_request(

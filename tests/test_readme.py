@@ -10,7 +10,10 @@ import pytest
 from edgept.cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", ROOT / "edgept" / "prompt_file.md"]
+PAGES = [
+    ROOT / "README.md",
+    *(ROOT / "edgept" / name for name in ("prompt_file.md", "peft_quirks.md")),
+]
 
 
 def commands() -> list[str]:
