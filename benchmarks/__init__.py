@@ -3,6 +3,11 @@
 Code organization:
     decode, prefill, swap, batch, cold_start, memory, encoders, ceilings   a claim each
     first_table      the README's table
+    fidelity         every family, task and method against peft (FIDELITY.md); it times nothing
+    ├── families     tiny models with random weights
+    ├── adapters     peft's adapters of every method
+    ├── exactness    one combination: logits, tokens, padding
+    └── quantised    what fewer bits cost
     claim            what a script finds: tables, goals; and the options that all have
     peers            each side of a comparison in a process of its own
     disturbance      how much of the machine other programs took meanwhile
