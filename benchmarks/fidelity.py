@@ -1,20 +1,23 @@
 """Every family, task and method: what peft computes, and how far the exported bundle is from it.
 
-    python -m benchmarks.fidelity [FOLDER] [--quick] [--jobs N]
+    python -m benchmarks.fidelity [FOLDER] [--quick] [--jobs N] [--keep]
 
-writes benchmarks/FIDELITY.md, anew after each family. Needs a checkout (the tests' tiny models) and the
+writes benchmarks/FIDELITY.md, anew after each family. What was measured of a family stays in FOLDER, and
+with --keep is not measured again: remove its .json to have it measured. Needs a checkout (the tests' tiny models) and the
 extras `cpu`, `export` and `dev`.
 """
 
 import argparse
 import importlib.metadata
+import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from dataclasses import asdict
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from benchmarks.adapters import METHODS, TOKENS
 from benchmarks.claim import table
@@ -27,6 +30,8 @@ __all__ = ["make_page"]
 _PAGE = Path(__file__).parent / "FIDELITY.md"
 _PACKAGES = ("edgept", "peft", "transformers", "torch", "onnxruntime", "onnxruntime-genai")
 _NOT_RUN = "·"
+_COSTS = "quantised.json"
+_Item = TypeVar("_Item", Cell, Cost)
 
 
 def main() -> None:
@@ -36,6 +41,9 @@ def main() -> None:
     parser.add_argument("folder", nargs="?", type=Path, default=Path("build/fidelity"))
     parser.add_argument("--quick", action="store_true", help="every family once, every method once")
     parser.add_argument("--jobs", type=int, default=1, help="families that are run at once")
+    parser.add_argument(
+        "--keep", action="store_true", help="take what FOLDER has of an earlier run"
+    )
     given = parser.parse_args()
     began = time.monotonic()
     command = "python -m benchmarks.fidelity" + (" --quick" if given.quick else "")
@@ -45,36 +53,48 @@ def main() -> None:
     spawn = get_context("spawn")
     with ProcessPoolExecutor(given.jobs, mp_context=spawn, initializer=quiet) as pool:
         folder = given.folder.absolute()
-        running: dict[Future[Any], str] = {
-            pool.submit(measure_costs, folder / "quantised", quick=given.quick): ""
-        }
+        folder.mkdir(parents=True, exist_ok=True)
+        running: dict[Future[Any], str] = {}
+        if given.keep and (folder / _COSTS).is_file():
+            costs = _read(folder / _COSTS, Cost)
+        else:
+            running[pool.submit(measure_costs, folder / "quantised", quick=given.quick)] = _COSTS
         # of each group in turn, so that a page that is not finished yet has something of all
         for family in sorted(FAMILIES, key=place_in_group):
+            if given.keep and (folder / f"{family.kind}.json").is_file():
+                cells += _read(folder / f"{family.kind}.json", Cell)
+                continue
             methods = cells_to_run(family, quick=given.quick)
             future = pool.submit(measure_family, family, folder / family.kind, methods)
-            running[future] = family.title
+            running[future] = f"{family.kind}.json"
         for done, future in enumerate(as_completed(running), 1):
-            title = running[future]
+            name = running[future]
             error = future.exception()
             if error is not None:  # the others are worth having
-                unfinished.append(f"{title or 'quantised'}: {type(error).__name__}: {error}")
-            elif title:
-                cells += future.result()
+                unfinished.append(f"{name.removesuffix('.json')}: {type(error).__name__}: {error}")
             else:
-                costs = future.result()
+                found = future.result()
+                (folder / name).write_text(json.dumps([asdict(item) for item in found]))
+                if name == _COSTS:
+                    costs = found
+                else:
+                    cells += found
             seconds = time.monotonic() - began
             missing = len(running) - done
-            said = f"{seconds:6.0f} s  {title or 'quantised'}, {missing} to go\n"
+            said = f"{seconds:6.0f} s  {name.removesuffix('.json')}, {missing} to go\n"
             sys.stderr.write(said if error is None else f"{said}{unfinished[-1]}\n")
-            note = f"`{command}` writes this page; this one took {seconds / 60:.0f} minutes."
-            if given.quick:
-                note += (
-                    " Quick: of each family one task and two methods, so that each method is run."
-                )
             if missing:
-                note += f" **It is not finished: {missing} of {len(running)} jobs are missing.**"
-            page = make_page(cells, costs, note, unfinished)
-            _PAGE.write_text(page, encoding="utf-8")
+                note = (
+                    f"**This page is not finished: {missing} of {len(running)} jobs are missing.**"
+                )
+                _PAGE.write_text(make_page(cells, costs, note, unfinished), encoding="utf-8")
+    minutes = (time.monotonic() - began) / 60
+    note = f"`{command}` writes this page; this one took {minutes:.0f} minutes."
+    if given.quick:
+        note += " Quick: of each family one task and two methods, so that each method is run."
+    if given.keep:
+        note += f" {len(running)} of {len(FAMILIES) + 1} parts were measured anew, the others kept."
+    _PAGE.write_text(make_page(cells, costs, note, unfinished), encoding="utf-8")
     print(_summary(cells))
 
 
@@ -133,6 +153,11 @@ def make_page(
     lines += _padding(cells)
     lines += _precisions(costs)
     return "\n".join(lines)
+
+
+def _read(path: Path, kind: Callable[..., _Item]) -> list[_Item]:
+    """What an earlier run found."""
+    return [kind(**item) for item in json.loads(path.read_text())]
 
 
 def _version(name: str) -> str:
