@@ -73,7 +73,7 @@ def main() -> None:
             if error is not None:  # the others are worth having
                 unfinished.append(f"{name.removesuffix('.json')}: {type(error).__name__}: {error}")
             else:
-                found = future.result()
+                found: list[Any] = future.result()
                 (folder / name).write_text(json.dumps([asdict(item) for item in found]))
                 if name == _COSTS:
                     costs = found
