@@ -66,6 +66,8 @@ class KVGeometry:
             (onnxruntime's GroupQueryAttention); where not, present is a new and longer tensor.
         depends_on_length: whether a position's keys depend on the whole sequence's length (LongRoPE), so
             that a prompt's cannot be computed before its text is known.
+        prefix_only: of encoders, which keep no cache: keys and values are taken in front of a text, as
+            the prompt that they are (`prompt_kv`), and never given back.
     """
 
     num_layers: int
@@ -73,6 +75,7 @@ class KVGeometry:
     head_dim: int
     shared_buffer: bool
     depends_on_length: bool = False
+    prefix_only: bool = False
 
     def names(self, side: str, attention: str | None = None) -> list[str]:
         """The graph's names of the cache: key and value of each layer in turn, `past_key_values.0.key`.
@@ -102,7 +105,8 @@ class Manifest:
         hidden_size: width of the input embedding, so of a prompt's rows.
         max_positions: longest sequence that the model was made for, virtual tokens included.
         max_virtual_tokens: longest prompt that this bundle takes.
-        kv: the key/value cache's geometry; None for a model without one.
+        kv: the key/value cache's geometry, of an encoder that of the keys and values which it takes as
+            a prompt; None for a model without one.
         head_size: width that a prompt's head.weight takes; None where the task has no head.
         head_dense: whether the head has a layer in front of its last one, a matrix of this width and an
             activation: head.dense.weight and head.dense.bias of a prompt.
@@ -187,6 +191,7 @@ class Manifest:
                 "kv.head_dim": self.kv.head_dim,
                 "kv.shared_buffer": int(self.kv.shared_buffer),
                 "kv.depends_on_length": int(self.kv.depends_on_length),
+                "kv.prefix_only": int(self.kv.prefix_only),
             }
         if self.head_size is not None:
             entries |= {
@@ -282,6 +287,7 @@ def _check_fields(manifest: Manifest, path: Path) -> None:
     types_are_right = (
         all(isinstance(text, str) for text in texts)
         and _is_list(manifest.providers, str)
+        and bool(manifest.providers)
         and _is_list(manifest.eos_token_ids, int)
         and _is_list(manifest.labels, str)
         and {type(manifest.bos_token_id), type(manifest.pad_token_id), type(manifest.block_size)}
@@ -293,7 +299,12 @@ def _check_fields(manifest: Manifest, path: Path) -> None:
         and isinstance(manifest.parity, dict)
         and (
             manifest.kv is None
-            or {type(manifest.kv.shared_buffer), type(manifest.kv.depends_on_length)} == {bool}
+            or {
+                type(manifest.kv.shared_buffer),
+                type(manifest.kv.depends_on_length),
+                type(manifest.kv.prefix_only),
+            }
+            == {bool}
         )
         and (manifest.decoding is None or manifest.decoding.is_sane())
         and _is_list([entry.size for entry in manifest.files.values()], int)

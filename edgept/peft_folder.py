@@ -275,7 +275,7 @@ def _peft_head(prompt: Prompt, manifest: Manifest | None) -> dict[str, npt.NDArr
             "QUESTION_ANS only, and only where the bundle says what kind of model it is for. Give "
             "--bundle, or export it as onnx-adapter instead."
         )
-    if manifest.kv is not None:
+    if manifest.kv is not None and not manifest.kv.prefix_only:  # a decoder
         if bias is not None and bias.any():
             raise IncompatibleError(
                 f"prompt {prompt.name!r} has a head with a bias; {manifest.architecture}'s has none, so "

@@ -11,13 +11,22 @@ import onnx_ir as ir
 import torch
 from torch import nn
 from torch.func import functional_call
+from transformers import DynamicCache
 
+from edgept.bundle import KVGeometry
 from edgept.export.families import EncoderFamily
 from edgept.export.heads import head_layers, head_tensors, task_of
 from edgept.export.torch_exporter import prompt_input, virtual_embeds
 from edgept.export.tracing import Dims, GraphInput, trace
 
-__all__ = ["PromptedEncoder", "export_encoder", "head_inputs", "padding_id", "read_output"]
+__all__ = [
+    "PromptedEncoder",
+    "export_encoder",
+    "head_inputs",
+    "padding_id",
+    "prefix_geometry",
+    "read_output",
+]
 
 _OUTPUTS: dict[str, dict[str, Dims]] = {
     "text-classification": {"logits": ("batch_size", "num_classes")},
@@ -37,7 +46,7 @@ def export_encoder(model: Any, family: EncoderFamily, task: str) -> ir.Model:
 
     Returns:
         A model with the inputs input_ids, attention_mask, token_type_ids where the model has them,
-        prompt_embeds and the head's, and the output logits, (batch, classes) or
+        prompt_embeds, prompt_kv where the family takes it, and the head's, and the output logits, (batch, classes) or
         (batch, sequence, classes), or last_hidden_state (batch, sequence, hidden). Weights in memory.
 
     Raises:
@@ -45,15 +54,19 @@ def export_encoder(model: Any, family: EncoderFamily, task: str) -> ir.Model:
     """
     ids = torch.zeros((2, 3), dtype=torch.long)
     dims: Dims = ("batch_size", "sequence_length")
+    prefix = _prefix_inputs(model, family)
+    mask_dims = ("batch_size", "total_sequence_length") if prefix else dims
+    mask_size = (2, 3 + (prefix[0].example.shape[3] if prefix else 0))
     # DeBERTa-v3 takes types and has none
     has_types = family.has_token_types and model.config.type_vocab_size > 0
     return trace(
         PromptedEncoder(model, family, task).eval(),
         [
             GraphInput("input_ids", dims, ids),
-            GraphInput("attention_mask", dims, torch.ones_like(ids)),
+            GraphInput("attention_mask", mask_dims, torch.ones(mask_size, dtype=torch.long)),
             [GraphInput("token_type_ids", dims, ids.clone())] if has_types else [],
             prompt_input(model),
+            prefix,
             head_inputs(model),
         ],
         _OUTPUTS[task],
@@ -79,39 +92,81 @@ class PromptedEncoder(nn.Module):
         attention_mask: torch.Tensor,
         token_types: list[torch.Tensor],
         prompt_embeds: torch.Tensor,
+        prefix: list[torch.Tensor],
         head: list[torch.Tensor],
     ) -> torch.Tensor:
         """What the task reads.
 
         Args:
             input_ids: (batch, sequence) int64.
-            attention_mask: (batch, sequence) int64, 0 for padding.
+            attention_mask: (batch, prefix + sequence) int64, 0 for padding.
             token_types: (batch, sequence) int64, of a family that has them; else nothing.
             prompt_embeds: (num_virtual_tokens, hidden).
+            prefix: of a family that takes it, (layers, 2, heads, prefix, head_dim), keys and values that
+                stand in front of every row; else nothing.
             head: as `head_inputs`.
 
         Returns:
             As `read_output`.
         """
-        inputs = {
+        inputs: dict[str, Any] = {
             "inputs_embeds": virtual_embeds(self.embedding, input_ids, prompt_embeds),
             "attention_mask": attention_mask,
             **dict(zip(("token_type_ids",), token_types, strict=False)),
         }
+        length: Any = 0
+        if prefix:
+            length = prefix[0].shape[3]
+            inputs["past_key_values"] = _cache(prefix[0], input_ids.shape[0])
         if self.padding is not None:
-            inputs["position_ids"] = self._positions(input_ids, self.padding)
+            inputs["position_ids"] = self._positions(input_ids, self.padding, length)
         weights = dict(zip(self.head, head, strict=True))
         return read_output(functional_call(self.model, weights, (), inputs), self.task)
 
-    def _positions(self, input_ids: torch.Tensor, padding: int) -> torch.Tensor:
-        """Positions (batch, sequence) as such a model counts them, row by row.
+    def _positions(self, input_ids: torch.Tensor, padding: int, first: Any) -> torch.Tensor:
+        """Positions (batch, sequence) as such a model counts them, row by row, behind a prefix.
 
         A row without virtual tokens is one that transformers is given as ids, so padding is skipped.
         """
         vocab_size = int(self.embedding.num_embeddings)
         has_prompt = (input_ids >= vocab_size).any(-1, keepdim=True)  # (batch, 1)
         counts = ((input_ids != padding) | has_prompt).long()
-        return counts.cumsum(-1) * counts + padding
+        positions: torch.Tensor = (counts.cumsum(-1) + first) * counts + padding
+        return positions
+
+
+def prefix_geometry(model: Any, family: EncoderFamily) -> KVGeometry | None:
+    """Of the keys and values that may stand in front of a text; None where none may."""
+    if not family.takes_prefix:
+        return None
+    config = model.config
+    return KVGeometry(
+        num_layers=config.num_hidden_layers,
+        num_kv_heads=config.num_attention_heads,
+        head_dim=config.hidden_size // config.num_attention_heads,
+        shared_buffer=False,
+        prefix_only=True,
+    )
+
+
+def _prefix_inputs(model: Any, family: EncoderFamily) -> list[GraphInput]:
+    kv = prefix_geometry(model, family)
+    if kv is None:
+        return []
+    dims: Dims = (kv.num_layers, 2, kv.num_kv_heads, "num_prefix_tokens", kv.head_dim)
+    dtype = model.get_input_embeddings().weight.dtype
+    example = torch.zeros((kv.num_layers, 2, kv.num_kv_heads, 5, kv.head_dim), dtype=dtype)
+    return [GraphInput("prompt_kv", dims, example)]
+
+
+def _cache(prefix: torch.Tensor, batch: int) -> DynamicCache:
+    """Keys and values of each layer, (batch, heads, prefix, head_dim)."""
+    return DynamicCache(
+        [
+            (keys.expand(batch, -1, -1, -1), values.expand(batch, -1, -1, -1))
+            for keys, values in prefix.unbind(0)
+        ]
+    )
 
 
 def padding_id(model: Any, family: EncoderFamily) -> int | None:

@@ -28,7 +28,7 @@ from edgept.errors import ExportError, UsageError
 from edgept.export import llm_builder
 from edgept.export.chatter import logged
 from edgept.export.decoder_classifier import export_decoder_classifier
-from edgept.export.encoder_exporter import export_encoder, padding_id
+from edgept.export.encoder_exporter import export_encoder, padding_id, prefix_geometry
 from edgept.export.families import ENCODERS, SEQ2SEQ
 from edgept.export.fingerprint import fingerprint
 from edgept.export.genai_config import write_genai_config
@@ -37,6 +37,7 @@ from edgept.export.graph import (
     add_logits_to_keep,
     add_virtual_tokens,
     declare_head_inputs,
+    declare_prefix_input,
     declare_prompt_input,
 )
 from edgept.export.heads import find_head, head_labels, head_tensors, task_of
@@ -206,20 +207,23 @@ def _build(
                 process.wait()
     else:
         reference = load_frozen(source)
-    kv = None if source.is_encoder else probe_kv(reference, shared_buffer=False)
     progress("exporting the graph with torch.onnx")
     model = copy.deepcopy(reference).half() if weights.half else reference
-    if kv is None:
-        graph = export_encoder(model, ENCODERS[source.config.model_type], source.task)
-    elif generates:
-        graph = export_decoder(model, kv)
+    kv: KVGeometry | None
+    if source.is_encoder:
+        family = ENCODERS[source.config.model_type]
+        kv = prefix_geometry(reference, family)
+        graph = export_encoder(model, family, source.task)
     else:
-        graph = export_decoder_classifier(model, kv)
+        kv = probe_kv(reference, shared_buffer=False)
+        graph = (export_decoder if generates else export_decoder_classifier)(model, kv)
     if weights.bits is not None:
         progress(f"quantising the weights to {weights.precision}")
         graph = quantize_weights(graph, weights)
     float_type = ir.DataType.FLOAT16 if weights.half else ir.DataType.FLOAT
     declare_prompt_input(graph.graph, reference.get_input_embeddings().embedding_dim, float_type)
+    if kv is not None and kv.prefix_only:
+        declare_prefix_input(graph.graph, kv, float_type)
     declare_head_inputs(graph.graph, _default_head(reference, float_type))
     return reference, [graph], kv
 
@@ -352,7 +356,7 @@ def _describe(
         pooling=pooling,
         normalize=normalize,
         # where transformers looks for it, too; an encoder pools its first position
-        pad_token_id=pad if head and kv is not None and isinstance(pad, int) else None,
+        pad_token_id=pad if head and not source.is_encoder and isinstance(pad, int) else None,
         decoding=read_decoding(reference.generation_config, source.eos_token_ids)
         if source.is_seq2seq
         else None,

@@ -11,12 +11,14 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from edgept.bundle import KVGeometry
 from edgept.errors import ExportError
 
 __all__ = [
     "add_logits_to_keep",
     "add_virtual_tokens",
     "declare_head_inputs",
+    "declare_prefix_input",
     "declare_prompt_input",
 ]
 
@@ -42,6 +44,13 @@ def declare_head_inputs(graph: ir.Graph, head: Mapping[str, npt.NDArray[Any]]) -
         value = next(item for item in graph.inputs if item.name == name)
         dims = [size if isinstance(size, int) else str(size.value) for size in value.shape or ()]
         _declare(graph, name, dims, default)
+
+
+def declare_prefix_input(graph: ir.Graph, kv: KVGeometry, dtype: ir.DataType) -> None:
+    """Make an encoder's `prompt_kv` an optional input whose default is no position at all."""
+    dims: list[str | int] = [kv.num_layers, 2, kv.num_kv_heads, "num_prefix_tokens", kv.head_dim]
+    default = np.zeros((kv.num_layers, 2, kv.num_kv_heads, 0, kv.head_dim), dtype.numpy())
+    _declare(graph, "prompt_kv", dims, default)
 
 
 def _declare(

@@ -92,10 +92,10 @@ class Forward:
     def keys_and_values(self, rows: npt.NDArray[Any]) -> npt.NDArray[Any] | None:
         """Run a prompt's rows once; (2 · layers, kv_heads, num_virtual_tokens, head_dim).
 
-        None for an encoder, which has no cache.
+        None for an encoder, whose rows see the text.
         """
         kv = self._kv
-        if kv is None:
+        if kv is None or kv.prefix_only:
             return None
         first = self._vocab_size
         ids = np.arange(first, first + len(rows))[None]  # (1, num_virtual_tokens)
@@ -236,7 +236,7 @@ class Forward:
         return int(tokens[-1]) + 1 if tokens.size else 1
 
     def _past(self, batch: int, prefix: npt.NDArray[Any] | None) -> dict[str, npt.NDArray[Any]]:
-        """The cache's inputs; none of an encoder.
+        """The cache's inputs; of an encoder the prefix alone, which the graph puts in front of every row.
 
         Args:
             batch: rows of the run.
@@ -245,6 +245,10 @@ class Forward:
         kv = self._kv
         if kv is None:
             return {}
+        if kv.prefix_only:
+            # (layers, 2, kv_heads, positions, head_dim)
+            shaped = None if prefix is None else prefix.reshape(-1, 2, *prefix.shape[1:])
+            return {} if shaped is None else {"prompt_kv": shaped}
         if prefix is None:
             shape = (2 * kv.num_layers, kv.num_kv_heads, 0, kv.head_dim)
             prefix = np.empty(shape, self._graph.float_type)

@@ -171,6 +171,12 @@ def test_names_of_files_are_plain(name: str, folder: Path) -> None:
         read_manifest(folder)
 
 
+def test_no_provider_at_all_is_refused(folder: Path) -> None:
+    change(folder, providers=[])
+    with pytest.raises(InvalidFileError):
+        read_manifest(folder)
+
+
 VALUES: list[Any] = [
     *(None, True, -1, 0, 3, 2**31, 2**70, 1.5, float("nan"), "", "x", "../x", "float16", "a" * 64),
     *([], [[]], [None], ["x"], [1, "x"], [-5], {}, {"a": 1}, {"a": {"size": 1, "sha256": 5}}),

@@ -18,7 +18,7 @@ from edgept.prompt_source import bind
 from tests.conftest import VOCABULARY, encoder_cases
 from tests.peft_adapters import other_peoples_warnings
 
-pytest.importorskip("peft", reason="needs edgept[tune]")
+peft: Any = pytest.importorskip("peft", reason="needs edgept[tune]")
 
 # Sizes that peft does not find in a config, or finds wrong: its rows would be as wide as the layers.
 SIZES: dict[str, dict[str, int]] = {
@@ -27,10 +27,22 @@ SIZES: dict[str, dict[str, int]] = {
     "electra": {"token_dim": 32},
 }
 TWO_LAYERS = {"roberta", "xlm-roberta", "distilbert", "electra", "mpnet"}
+CONFIGS = {
+    "prompt_tuning": peft.PromptTuningConfig,
+    "p_tuning": peft.PromptEncoderConfig,
+    "prefix_tuning": peft.PrefixTuningConfig,
+    "cartridge": peft.CartridgeConfig,
+}
+TAKE_PREFIXES = {"bert", "roberta", "xlm-roberta", "electra"}
+PREFIXES = {"prefix_tuning", "cartridge"}
 CASES = [
     (kind, task, method)
     for kind, task in encoder_cases()
-    for method in ("prompt_tuning", "p_tuning")
+    for method in (
+        ("prompt_tuning", "p_tuning", "prefix_tuning", "cartridge")
+        if kind in TAKE_PREFIXES
+        else ("prompt_tuning", "p_tuning")
+    )
 ]
 TASK_TYPES = {
     "text-classification": "SEQ_CLS",
@@ -65,22 +77,20 @@ def base_model(folder: Path, task: str) -> Any:
 
 def make_adapter(base: Path, task: str, method: str, folder: Path) -> Any:
     """An adapter with random values, saved as peft saves one; returns peft's model."""
-    import peft
     import torch
 
     common: dict[str, Any] = {"task_type": TASK_TYPES[task], "num_virtual_tokens": TOKENS}
-    common |= SIZES.get(base.name, {})
+    if method not in PREFIXES:
+        common |= SIZES.get(base.name, {})
     if (base.name, task) == ("modernbert", "question-answering"):
         common["modules_to_save"] = ["classifier"]  # peft looks for qa_outputs
     torch.manual_seed(17)
     with other_peoples_warnings(), torch.no_grad():
-        config: Any = (
-            peft.PromptTuningConfig(**common)
-            if method == "prompt_tuning"
-            else peft.PromptEncoderConfig(**common, encoder_hidden_size=32)
-        )
+        if method == "p_tuning":
+            common["encoder_hidden_size"] = 32
+        config: Any = CONFIGS[method](**common)
         adapted: Any = peft.get_peft_model(copy.deepcopy(base_model(base, task)), config)
-        if method == "prompt_tuning":
+        if method != "p_tuning":
             for parameter in adapted.prompt_encoder.parameters():
                 parameter.normal_(std=0.4)
         for name, parameter in adapted.named_parameters():
@@ -111,7 +121,8 @@ def peft_outputs(adapted: Any, task: str, rows: list[list[int]], **extra: Any) -
     found = read_output(output, task).float().numpy()
     if task == "text-classification":
         return list(found)
-    return [row[: TOKENS + len(ids)] for row, ids in zip(found, rows, strict=True)]
+    front = found.shape[1] - tokens.shape[1]  # virtual tokens that have a value of their own
+    return [row[: front + len(ids)] for row, ids in zip(found, rows, strict=True)]
 
 
 def relative(found: Any, expected: Any) -> float:
@@ -180,26 +191,25 @@ def test_token_types_are_those_of_peft(
 
 
 ROUND_TRIPS = [
-    ("roberta", "text-classification"),
-    ("distilbert", "text-classification"),
-    ("bert", "text-classification"),
-    ("bert", "token-classification"),
-    ("bert", "question-answering"),
-    ("bert", "feature-extraction"),
+    ("roberta", "text-classification", "p_tuning"),
+    ("distilbert", "text-classification", "p_tuning"),
+    ("bert", "text-classification", "p_tuning"),
+    ("bert", "token-classification", "prefix_tuning"),
+    ("bert", "question-answering", "p_tuning"),
+    ("bert", "feature-extraction", "p_tuning"),
 ]
 
 
-@pytest.mark.parametrize(("kind", "task"), ROUND_TRIPS)
+@pytest.mark.parametrize(("kind", "task", "method"), ROUND_TRIPS)
 def test_from_peft_to_a_prompt_file_and_back(
     kind: str,
     task: str,
+    method: str,
     bundle_of: Callable[..., Path],
     model_folder: Callable[[str], Path],
     tmp_path: Path,
 ) -> None:
-    import peft
-
-    adapted = make_adapter(model_folder(kind), task, "p_tuning", tmp_path / "adapter")
+    adapted = make_adapter(model_folder(kind), task, method, tmp_path / "adapter")
     model = edgept.load(bundle_of(kind, "fp32", task), threads=1)
     write_prompt(
         bind(read_peft_folder(tmp_path / "adapter"), model.manifest), tmp_path / "p.safetensors"

@@ -21,8 +21,9 @@ def test_one_family(tmp_path: Path) -> None:
     cells = measure_family(BERT, tmp_path / "bert", {TASK: tuple(METHODS)})
     found = {cell.method: cell for cell in cells}
     assert list(found) == list(METHODS)
-    for method in ("prompt_tuning", "p_tuning_mlp", "p_tuning_lstm", "multitask"):
-        cell = found[method]
+    for method, cell in found.items():
+        if method == "cpt":
+            continue
         assert cell.is_exact, cell
         assert not cell.is_built
         # padding behind a text changes nothing in peft, before it does
@@ -32,12 +33,10 @@ def test_one_family(tmp_path: Path) -> None:
         assert cell.effect is not None
         assert cell.effect > 1e-3
     assert found["cpt"].refused == "peft itself: CPTConfig only supports task_type = CAUSAL_LM"
-    for method in ("prefix_tuning", "cartridge"):
-        assert "carries prompt_kv" in found[method].refused
     page = make_page(cells, [], "A test writes this page.")
-    assert "7 combinations: 4 are exact, 0 are not, 3 are refused." in page
+    assert "7 combinations: 6 are exact, 0 are not, 1 are refused." in page
     row = next(line for line in page.splitlines() if line.startswith("| BERT"))
-    assert row.endswith("| [1] | [2] | [2] |")
+    assert row.count("[1]") == 1
     assert "1. peft itself: CPTConfig" in page
 
 

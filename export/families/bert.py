@@ -8,5 +8,6 @@ FAMILY = EncoderFamily(
     model_types=("bert",),
     has_token_types=True,
     has_pooler=True,
+    takes_prefix=True,
     why_incomplete="a checkpoint of masked language modelling alone has no pooler, which the head reads",
 )

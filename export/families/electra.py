@@ -8,4 +8,5 @@ FAMILY = EncoderFamily(
     model_types=("electra",),
     has_token_types=True,
     heads={"text-classification": ("classifier.dense", "classifier.out_proj")},
+    takes_prefix=True,
 )

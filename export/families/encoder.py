@@ -27,6 +27,9 @@ class EncoderFamily:
             vectors of texts are wanted: they are not made from it.
         skips_pads: whether positions count from behind the padding id, and skip padding where the model
             is given ids; where it is given embeddings, as under a prompt, it cannot see any.
+        takes_prefix: whether transformers' forward takes keys and values that stand in front of the text,
+            so that peft's prefix tuning and CARTRIDGE work; of the others peft refuses them, or, of bare
+            models, ignores them.
         opset: of the graph. From 23 on attention is one operator: half to four fifths of the time of 512
             tokens.
         why_incomplete: what a checkpoint that lacks weights of the backbone is, for an error.
@@ -37,6 +40,7 @@ class EncoderFamily:
     heads: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     has_pooler: bool = False
     skips_pads: bool = False
+    takes_prefix: bool = False
     opset: int = 23
     why_incomplete: str = ""
 

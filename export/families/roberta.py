@@ -9,4 +9,5 @@ FAMILY = EncoderFamily(
     heads={"text-classification": ("classifier.dense", "classifier.out_proj")},
     has_pooler=True,
     skips_pads=True,
+    takes_prefix=True,
 )
