@@ -1,5 +1,6 @@
 """Tiny models, built and exported once a test run, and where the real data is."""
 
+import fcntl
 import itertools
 import os
 from collections.abc import Callable
@@ -236,20 +237,28 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pa
 
 @pytest.fixture(scope="session")
 def bundle_of(
-    tmp_path_factory: pytest.TempPathFactory, model_folder: Callable[[str], Path]
+    tmp_path_factory: pytest.TempPathFactory,
+    model_folder: Callable[[str], Path],
+    worker_id: str,
 ) -> Callable[..., Path]:
-    """A function from a kind, a precision and a task to an exported bundle, made at the first call."""
+    """A function from a kind, a precision and a task to an exported bundle, made at the first call.
+
+    Nobody writes into one: processes that run tests side by side share them.
+    """
     from edgept.export import export_model
 
-    bundles: dict[tuple[str, str, str | None], Path] = {}
+    own = tmp_path_factory.getbasetemp()
+    bundles = (own if worker_id == "master" else own.parent) / "bundles"
+    bundles.mkdir(exist_ok=True)
 
     def bundle(kind: str, precision: str = "fp32", task: str | None = None) -> Path:
-        key = kind, precision, task
-        if key not in bundles:
-            source = shared(kind) if kind == "stories260K" else model_folder(kind)
-            path = tmp_path_factory.mktemp("bundles") / f"{kind}-{precision}"
-            export_model(str(source), path, precision=precision, task=task)
-            bundles[key] = path
-        return bundles[key]
+        path = bundles / f"{kind}-{precision}-{task}"
+        if not path.exists():
+            with path.with_suffix(".lock").open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                if not path.exists():
+                    source = shared(kind) if kind == "stories260K" else model_folder(kind)
+                    export_model(str(source), path, precision=precision, task=task)
+        return path
 
     return bundle
