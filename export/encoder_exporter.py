@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
+from edgept.export.attention_layout import join_heads
 from edgept.export.families import EncoderFamily
 from edgept.export.heads import head_layers, head_tensors, task_of
 from edgept.export.torch_exporter import prompt_input, virtual_embeds
@@ -47,7 +48,7 @@ def export_encoder(model: Any, family: EncoderFamily, task: str) -> ir.Model:
     dims: Dims = ("batch_size", "sequence_length")
     # DeBERTa-v3 takes types and has none
     has_types = family.has_token_types and model.config.type_vocab_size > 0
-    return trace(
+    traced = trace(
         PromptedEncoder(model, family, task).eval(),
         [
             GraphInput("input_ids", dims, ids),
@@ -60,6 +61,8 @@ def export_encoder(model: Any, family: EncoderFamily, task: str) -> ir.Model:
         name=type(model).__name__,
         opset=family.opset,
     )
+    join_heads(traced)
+    return traced
 
 
 class PromptedEncoder(nn.Module):
@@ -72,6 +75,7 @@ class PromptedEncoder(nn.Module):
         layers = head_layers(model).values()
         self.head = [f"{name}.{part}" for name, _ in layers for part in ("weight", "bias")]
         self.padding = padding_id(model, family)
+        self.adds_mask = family.adds_mask
 
     def forward(
         self,
@@ -93,9 +97,12 @@ class PromptedEncoder(nn.Module):
         Returns:
             As `read_output`.
         """
+        embeds = virtual_embeds(self.embedding, input_ids, prompt_embeds)
         inputs = {
-            "inputs_embeds": virtual_embeds(self.embedding, input_ids, prompt_embeds),
-            "attention_mask": attention_mask,
+            "inputs_embeds": embeds,
+            "attention_mask": _additive_mask(attention_mask, embeds.dtype)
+            if self.adds_mask
+            else attention_mask,
             **dict(zip(("token_type_ids",), token_types, strict=False)),
         }
         if self.padding is not None:
@@ -112,6 +119,17 @@ class PromptedEncoder(nn.Module):
         has_prompt = (input_ids >= vocab_size).any(-1, keepdim=True)  # (batch, 1)
         counts = ((input_ids != padding) | has_prompt).long()
         return counts.cumsum(-1) * counts + padding
+
+
+def _additive_mask(attention_mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """What is added to the scores, (batch, 1, sequence, sequence): 0, or the lowest number for padding.
+
+    transformers would make a boolean one of it with a dozen operators, and onnxruntime's attention a float
+    one of that in every layer. It wants a row for each query.
+    """
+    lowest = torch.full((), torch.finfo(dtype).min, dtype=dtype)
+    added = torch.where(attention_mask.bool(), torch.zeros((), dtype=dtype), lowest)
+    return added[:, None, None, :].expand(-1, 1, attention_mask.shape[1], -1)
 
 
 def padding_id(model: Any, family: EncoderFamily) -> int | None:

@@ -27,6 +27,8 @@ class EncoderFamily:
             vectors of texts are wanted: they are not made from it.
         skips_pads: whether positions count from behind the padding id, and skip padding where the model
             is given ids; where it is given embeddings, as under a prompt, it cannot see any.
+        adds_mask: whether its attention adds the mask that it is given, (batch, 1, sequence, sequence), to
+            the scores, so that it need not make one; not one that makes several, or its own.
         opset: of the graph. From 23 on attention is one operator: half to four fifths of the time of 512
             tokens.
         why_incomplete: what a checkpoint that lacks weights of the backbone is, for an error.
@@ -37,6 +39,7 @@ class EncoderFamily:
     heads: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     has_pooler: bool = False
     skips_pads: bool = False
+    adds_mask: bool = True
     opset: int = 23
     why_incomplete: str = ""
 
