@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from edgept.export.attention_layout import join_heads
+from edgept.export import attention_layout
 from edgept.export.families import EncoderFamily
 from edgept.export.heads import head_layers, head_tensors, task_of
 from edgept.export.torch_exporter import prompt_input, virtual_embeds
@@ -61,7 +61,7 @@ def export_encoder(model: Any, family: EncoderFamily, task: str) -> ir.Model:
         name=type(model).__name__,
         opset=family.opset,
     )
-    join_heads(traced)
+    attention_layout.join_heads(traced)
     return traced
 
 

@@ -22,7 +22,7 @@ __all__ = ["Graph"]
 _MAX_THREADS = 64
 # On the CPU the operators that these make are slower than what they replace: one normalises number by number
 # (2.5 times the time of the sums and the normalisation apart), the other takes 1.2 times.
-_SLOWER_FUSED = ("SkipLayerNormFusion", "BiasGeluFusion")
+_SLOWER_FUSED: tuple[str, ...] = ("SkipLayerNormFusion", "BiasGeluFusion")
 # Outputs that are read here, so that they are wanted in this process's memory.
 _READ = ("logits", "last_hidden_state")
 
