@@ -107,6 +107,56 @@ def test_graph_takes_what_the_task_needs_and_nothing_else(
     assert output.name == ("last_hidden_state" if task == "feature-extraction" else "logits")
 
 
+# Those whose attention is one operator, which takes the heads side by side and a mask ready to be added.
+JOINED = {"bert", "roberta", "xlm-roberta", "distilbert", "albert", "electra"}
+
+
+def test_attention_takes_projections_as_they_are(
+    case: tuple[str, str], bundle_of: Callable[..., Path]
+) -> None:
+    """Nothing is moved between projections and attention, and the mask is made once, of few operators."""
+    kind, task = case
+    if kind not in JOINED:
+        pytest.skip(f"{kind} computes its attention in another way")
+    graph = onnx.load(bundle_of(kind, "fp32", task) / "model.onnx", load_external_data=False).graph
+    made = {name: node for node in graph.node for name in node.output}
+    operators = [node.op_type for node in graph.node]
+    attentions = [node for node in graph.node if node.op_type == "Attention"]
+    layers = len(attentions)
+    assert layers == 2
+    assert "Transpose" not in operators
+    assert operators.count("Reshape") == 0
+    assert {made[name].op_type for node in attentions for name in node.input[:3]} == {"Add"}
+    (mask,) = {node.input[3] for node in attentions}
+    assert made[mask].op_type == "Expand"
+    for node in attentions:
+        heads = {item.name: item.i for item in node.attribute}
+        assert (heads["q_num_heads"], heads["kv_num_heads"]) == (4, 4)
+    # of MiniLM's shape as well as of this one: a product for each matrix, and one for ALBERT's or ELECTRA's width
+    assert operators.count("MatMul") <= 6 * layers + 3
+    assert len(operators) <= 22 * layers + 30
+
+
+def test_sums_and_biases_stay_outside_on_the_cpu(
+    bundle_of: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What onnxruntime would fuse them into is slower there."""
+    import onnxruntime
+
+    options, made = onnxruntime.SessionOptions, tmp_path / "optimized.onnx"
+
+    def saving() -> Any:
+        kept = options()
+        kept.optimized_model_filepath = str(made)
+        return kept
+
+    monkeypatch.setattr(onnxruntime, "SessionOptions", saving)
+    edgept.load(bundle_of("bert", "fp32", "feature-extraction"), threads=1)
+    operators = {node.op_type for node in onnx.load(made, load_external_data=False).graph.node}
+    assert {"LayerNormalization", "Gelu", "Add"} <= operators
+    assert not operators & {"SkipLayerNormalization", "BiasGelu"}
+
+
 @pytest.mark.parametrize("kind", ["bert", "roberta"])
 def test_a_tuned_model_keeps_its_own_head(
     kind: str, model_folder: Callable[[str], Path], tmp_path: Path
