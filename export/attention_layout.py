@@ -5,6 +5,7 @@ queries, keys and values as they are, if it is told the number of heads; onnxrun
 """
 
 import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 __all__ = ["join_heads"]
 
@@ -40,8 +41,9 @@ def join_heads(model: ir.Model) -> int:
         new.name, new.shape, new.type = node.outputs[0].name, old.shape, old.type
         graph.insert_before(node, attention)
         ir.convenience.replace_all_uses_with(old, new)
-        _remove_unused(graph, after)
         changed += 1
+    if changed:
+        RemoveUnusedNodesPass()(model)
     return changed
 
 
@@ -98,20 +100,3 @@ def _num_heads(value: ir.Value | None) -> int | None:
 
 def _rank(value: ir.Value) -> int | None:
     return None if value.shape is None else value.shape.rank()
-
-
-def _remove_unused(graph: ir.Graph, last: ir.Node) -> None:
-    """Remove a node that nothing reads any more, and what was computed for it alone."""
-    waiting = [last]
-    while waiting:
-        node = waiting.pop()
-        if node.graph is None or any(
-            value.uses() or value.is_graph_output() for value in node.outputs
-        ):
-            continue
-        waiting += [
-            producer
-            for value in node.inputs
-            if value is not None and (producer := value.producer()) is not None
-        ]
-        graph.remove(node, safe=True)
