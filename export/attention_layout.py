@@ -7,7 +7,7 @@ Keys and values in front of those of the text, a prefix, are inputs of their own
 
 import onnx_ir as ir
 
-__all__ = ["join_heads"]
+__all__ = ["join_heads", "remove_unused"]
 
 # (batch, sequence, heads, size) to (batch, heads, sequence, size), and back
 _SWAP = (0, 2, 1, 3)
@@ -48,9 +48,22 @@ def join_heads(model: ir.Model) -> int:
         new.name, new.shape, new.type = node.outputs[0].name, old.shape, old.type
         graph.insert_before(node, attention)
         ir.convenience.replace_all_uses_with(old, new)
-        _remove_unused(graph, after)
         changed += 1
+    remove_unused(graph)
     return changed
+
+
+def remove_unused(graph: ir.Graph) -> None:
+    """Remove nodes and stored tensors that nothing reads.
+
+    onnx_ir's own pass also takes the present from an attention, where nothing reads it.
+    """
+    for node in reversed(graph):
+        if not any(value.uses() or value.is_graph_output() for value in node.outputs):
+            graph.remove(node, safe=True)
+    for name, value in [*graph.initializers.items()]:
+        if not (value.uses() or value.is_graph_input() or value.is_graph_output()):
+            del graph.initializers[name]
 
 
 def _prefix_of(value: ir.Value | None) -> tuple[ir.Value | None, ir.Value | None]:
@@ -116,20 +129,3 @@ def _num_heads(value: ir.Value | None) -> int | None:
 
 def _rank(value: ir.Value) -> int | None:
     return None if value.shape is None else value.shape.rank()
-
-
-def _remove_unused(graph: ir.Graph, last: ir.Node) -> None:
-    """Remove a node that nothing reads any more, and what was computed for it alone."""
-    waiting = [last]
-    while waiting:
-        node = waiting.pop()
-        if node.graph is None or any(
-            value.uses() or value.is_graph_output() for value in node.outputs
-        ):
-            continue
-        waiting += [
-            producer
-            for value in node.inputs
-            if value is not None and (producer := value.producer()) is not None
-        ]
-        graph.remove(node, safe=True)
