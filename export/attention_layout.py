@@ -7,7 +7,7 @@ Keys and values in front of those of the text, a prefix, are inputs of their own
 
 import onnx_ir as ir
 
-__all__ = ["join_heads", "remove_unused"]
+__all__ = ["join_heads"]
 
 # (batch, sequence, heads, size) to (batch, heads, sequence, size), and back
 _SWAP = (0, 2, 1, 3)
@@ -49,11 +49,12 @@ def join_heads(model: ir.Model) -> int:
         graph.insert_before(node, attention)
         ir.convenience.replace_all_uses_with(old, new)
         changed += 1
-    remove_unused(graph)
+    if changed:
+        _remove_unused(graph)
     return changed
 
 
-def remove_unused(graph: ir.Graph) -> None:
+def _remove_unused(graph: ir.Graph) -> None:
     """Remove nodes and stored tensors that nothing reads.
 
     onnx_ir's own pass also takes the present from an attention, where nothing reads it.

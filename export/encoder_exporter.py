@@ -14,7 +14,7 @@ from torch.func import functional_call
 from transformers import DynamicCache
 
 from edgept.bundle import KVGeometry
-from edgept.export import attention_biases, attention_layout
+from edgept.export import attention_layout
 from edgept.export.families import EncoderFamily
 from edgept.export.heads import head_layers, head_tensors, task_of
 from edgept.export.torch_exporter import prompt_input, virtual_embeds
@@ -75,7 +75,6 @@ def export_encoder(model: Any, family: EncoderFamily, task: str) -> ir.Model:
         opset=family.opset,
     )
     attention_layout.join_heads(traced)
-    attention_biases.drop_biases(traced)
     return traced
 
 
