@@ -14,6 +14,7 @@ from torch.func import functional_call
 from transformers import DynamicCache
 
 from edgept.bundle import KVGeometry
+from edgept.export import attention_layout
 from edgept.export.families import EncoderFamily
 from edgept.export.heads import head_layers, head_tensors, task_of
 from edgept.export.torch_exporter import prompt_input, virtual_embeds
@@ -59,7 +60,7 @@ def export_encoder(model: Any, family: EncoderFamily, task: str) -> ir.Model:
     mask_size = (2, 3 + (prefix[0].example.shape[3] if prefix else 0))
     # DeBERTa-v3 takes types and has none
     has_types = family.has_token_types and model.config.type_vocab_size > 0
-    return trace(
+    traced = trace(
         PromptedEncoder(model, family, task).eval(),
         [
             GraphInput("input_ids", dims, ids),
@@ -73,6 +74,8 @@ def export_encoder(model: Any, family: EncoderFamily, task: str) -> ir.Model:
         name=type(model).__name__,
         opset=family.opset,
     )
+    attention_layout.join_heads(traced)
+    return traced
 
 
 class PromptedEncoder(nn.Module):
@@ -85,6 +88,7 @@ class PromptedEncoder(nn.Module):
         layers = head_layers(model).values()
         self.head = [f"{name}.{part}" for name, _ in layers for part in ("weight", "bias")]
         self.padding = padding_id(model, family)
+        self.adds_mask = family.adds_mask
 
     def forward(
         self,
@@ -109,9 +113,12 @@ class PromptedEncoder(nn.Module):
         Returns:
             As `read_output`.
         """
+        embeds = virtual_embeds(self.embedding, input_ids, prompt_embeds)
         inputs: dict[str, Any] = {
-            "inputs_embeds": virtual_embeds(self.embedding, input_ids, prompt_embeds),
-            "attention_mask": attention_mask,
+            "inputs_embeds": embeds,
+            "attention_mask": _additive_mask(attention_mask, embeds)
+            if self.adds_mask
+            else attention_mask,
             **dict(zip(("token_type_ids",), token_types, strict=False)),
         }
         length: Any = 0
@@ -161,12 +168,19 @@ def _prefix_inputs(model: Any, family: EncoderFamily) -> list[GraphInput]:
 
 def _cache(prefix: torch.Tensor, batch: int) -> DynamicCache:
     """Keys and values of each layer, (batch, heads, prefix, head_dim)."""
-    return DynamicCache(
-        [
-            (keys.expand(batch, -1, -1, -1), values.expand(batch, -1, -1, -1))
-            for keys, values in prefix.unbind(0)
-        ]
-    )
+    spread = prefix.flatten(0, 1)[:, None].expand(-1, batch, -1, -1, -1)  # (2 · layers, batch, …)
+    return DynamicCache([(spread[2 * layer], spread[2 * layer + 1]) for layer in range(len(prefix))])
+
+
+def _additive_mask(attention_mask: torch.Tensor, embeds: torch.Tensor) -> torch.Tensor:
+    """What is added to the scores, (batch, 1, sequence, prefix + sequence): 0, or the lowest number for padding.
+
+    transformers would make a boolean one of it with a dozen operators, and onnxruntime's attention a float
+    one of that in every layer. It wants a row for each query.
+    """
+    lowest = torch.full((), torch.finfo(embeds.dtype).min, dtype=embeds.dtype)
+    added = torch.where(attention_mask.bool(), torch.zeros((), dtype=embeds.dtype), lowest)
+    return added[:, None, None, :].expand(-1, 1, embeds.shape[1], -1)
 
 
 def padding_id(model: Any, family: EncoderFamily) -> int | None:

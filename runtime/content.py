@@ -292,6 +292,8 @@ def _parts(content: Content) -> list[Part]:
             f"token ids have shape {content.shape}, expected one row. Pass batch[0], or all rows to "
             "generate_batch."
         )
+    if {*map(type, content)} == {int}:  # the usual case, a tenth of the time of the loop
+        return [[*content]]  # type: ignore[list-item]  # its items are ints
     ids: list[int] = []
     items: list[Part] = []
     for item in content:
@@ -317,18 +319,18 @@ def _check_resident(prompt: LoadedPrompt, model: object) -> None:
 
 def _checked_ids(part: Sequence[int], vocab_size: int) -> list[int]:
     if not isinstance(part, (Sequence, np.ndarray)) or not all(
-        isinstance(item, (int, np.integer)) for item in part
+        issubclass(kind, (int, np.integer)) for kind in {*map(type, part)}
     ):
         raise UsageError(
             f"a request holds {str(part)[:60]!r} ({type(part).__name__}); expected texts, loaded prompts "
             "(from model.load_prompt) and flat lists of whole token ids. One row of a batch is a request: "
             "pass batch[0], or all rows to generate_batch."
         )
-    ids = [int(item) for item in part]
-    wrong = [item for item in ids if not 0 <= item < vocab_size]
-    if wrong:
+    ids = [*map(int, part)]
+    if ids and not 0 <= min(ids) <= max(ids) < vocab_size:
+        wrong = next(item for item in ids if not 0 <= item < vocab_size)
         raise UsageError(
-            f"token id {wrong[0]} is not in the vocabulary (0 to {vocab_size - 1}). Put a prompt in "
+            f"token id {wrong} is not in the vocabulary (0 to {vocab_size - 1}). Put a prompt in "
             "the request to use virtual tokens."
         )
     return ids

@@ -1,5 +1,6 @@
 """Feature extraction: a text as one vector, pooled and normalised as the model's makers say."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,7 +48,11 @@ def to_embedding(output: Output, pooling: str, *, normalize: bool) -> Embedding:
         normalize: divide by the Euclidean length.
     """
     states = output.values
-    vector = states[0].copy() if pooling == "cls" else states.mean(0, dtype=np.float32)
+    # not mean() and linalg.norm: they are Python, and a tenth of a millisecond where nothing is in a cache
+    if pooling == "cls":
+        vector = states[0].copy()
+    else:
+        vector = np.add.reduce(states, 0) / np.float32(len(states))
     if normalize:
-        vector /= max(float(np.linalg.norm(vector)), _SHORTEST)
+        vector /= max(math.sqrt(vector @ vector), _SHORTEST)
     return Embedding(vector, output.prompt, output.truncated, output.latency)

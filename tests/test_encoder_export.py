@@ -88,6 +88,10 @@ def test_the_longest_sequence_is_pytorch(
             model.outputs([*ids, 3], prompt=prompt)
 
 
+# Those whose transformers class takes keys and values in front of a text.
+TAKE_PREFIXES = {"bert", "roberta", "xlm-roberta", "electra"}
+
+
 def test_graph_takes_what_the_task_needs_and_nothing_else(
     case: tuple[str, str], bundle_of: Callable[..., Path]
 ) -> None:
@@ -101,10 +105,65 @@ def test_graph_takes_what_the_task_needs_and_nothing_else(
     if kind in TWO_LAYERS and task == "text-classification":
         head |= {"head.dense.weight", "head.dense.bias"}
     optional = {"prompt_embeds", *(set() if task == "feature-extraction" else head)}
+    if kind in TAKE_PREFIXES:
+        optional.add("prompt_kv")
     assert inputs == text | optional
     assert optional <= {item.name for item in graph.initializer}
     (output,) = graph.output
     assert output.name == ("last_hidden_state" if task == "feature-extraction" else "logits")
+
+
+# Those whose attention is one operator, which takes the heads side by side and a mask ready to be added.
+JOINED = {"bert", "roberta", "xlm-roberta", "distilbert", "albert", "electra"}
+
+
+def test_attention_takes_projections_as_they_are(
+    case: tuple[str, str], bundle_of: Callable[..., Path]
+) -> None:
+    """Nothing is moved between projections and attention, and the mask is made once, of few operators."""
+    kind, task = case
+    if kind not in JOINED:
+        pytest.skip(f"{kind} computes its attention in another way")
+    graph = onnx.load(bundle_of(kind, "fp32", task) / "model.onnx", load_external_data=False).graph
+    made = {name: node for node in graph.node for name in node.output}
+    operators = [node.op_type for node in graph.node]
+    attentions = [node for node in graph.node if node.op_type == "Attention"]
+    layers = len(attentions)
+    assert layers == 2
+    # a head given as (classes, size) is turned round, nothing else
+    moved = [
+        item.ints for node in graph.node if node.op_type == "Transpose" for item in node.attribute
+    ]
+    assert all(len(order) == 2 for order in moved)
+    assert {made[name].op_type for node in attentions for name in node.input[:3]} == {"Add"}
+    (mask,) = {node.input[3] for node in attentions}
+    assert made[mask].op_type == "Expand"
+    for node in attentions:
+        heads = {item.name: item.i for item in node.attribute}
+        assert (heads["q_num_heads"], heads["kv_num_heads"]) == (4, 4)
+    # a product for each matrix of a layer, and ELECTRA's and ALBERT's width; the head's
+    assert operators.count("MatMul") <= 6 * layers + 3
+    assert len(operators) <= 24 * layers + 36
+
+
+def test_sums_and_biases_stay_outside_on_the_cpu(
+    bundle_of: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What onnxruntime would fuse them into is slower there."""
+    import onnxruntime
+
+    options, made = onnxruntime.SessionOptions, tmp_path / "optimized.onnx"
+
+    def saving() -> Any:
+        kept = options()
+        kept.optimized_model_filepath = str(made)
+        return kept
+
+    monkeypatch.setattr(onnxruntime, "SessionOptions", saving)
+    edgept.load(bundle_of("bert", "fp32", "feature-extraction"), threads=1)
+    operators = {node.op_type for node in onnx.load(made, load_external_data=False).graph.node}
+    assert {"LayerNormalization", "Gelu", "Add"} <= operators
+    assert not operators & {"SkipLayerNormalization", "BiasGelu"}
 
 
 @pytest.mark.parametrize("kind", ["bert", "roberta"])

@@ -8,11 +8,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.files import Files
-from benchmarks.runtimes.encoder import EncoderSide, make_encoder
+from benchmarks.runtimes.encoder import INPUTS, EncoderSide, make_encoder
 
 __all__ = ["prepare", "start"]
-
-_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
 def prepare(files: Files) -> None:
@@ -36,16 +34,16 @@ def prepare(files: Files) -> None:
             self.model = model
 
         def forward(self, *inputs: torch.Tensor) -> Any:
-            return self.model(**dict(zip(_INPUTS, inputs, strict=True))).last_hidden_state
+            return self.model(**dict(zip(INPUTS, inputs, strict=True))).last_hidden_state
 
     ids = torch.ones(2, 8, dtype=torch.long)
     torch.onnx.export(
         Encoder(),
         (ids, torch.ones_like(ids), torch.zeros_like(ids)),
         str(plain),
-        input_names=[*_INPUTS],
+        input_names=[*INPUTS],
         output_names=["last_hidden_state"],
-        dynamic_axes={name: {0: "batch", 1: "tokens"} for name in (*_INPUTS, "last_hidden_state")},
+        dynamic_axes={name: {0: "batch", 1: "tokens"} for name in (*INPUTS, "last_hidden_state")},
         opset_version=17,
         dynamo=False,
     )
@@ -101,7 +99,7 @@ class _Graph(EncoderSide):
         if prompt:
             raise ValueError("it takes no prompts")
         ids = np.asarray(rows, np.int64)  # (batch, tokens)
-        feeds = dict(zip(_INPUTS, (ids, np.ones_like(ids), np.zeros_like(ids)), strict=True))
+        feeds = dict(zip(INPUTS, (ids, np.ones_like(ids), np.zeros_like(ids)), strict=True))
         begin = time.perf_counter()
         self._run(feeds)
         return (time.perf_counter() - begin) * 1e3

@@ -7,5 +7,6 @@ __all__ = ["FAMILY"]
 FAMILY = EncoderFamily(
     model_types=("deberta-v2",),
     has_token_types=True,
+    adds_mask=False,
     why_incomplete="a checkpoint of masked language modelling alone has no pooler, which the head reads",
 )

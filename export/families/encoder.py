@@ -30,6 +30,8 @@ class EncoderFamily:
         takes_prefix: whether transformers' forward takes keys and values that stand in front of the text,
             so that peft's prefix tuning and CARTRIDGE work; of the others peft refuses them, or, of bare
             models, ignores them.
+        adds_mask: whether its attention adds the mask that it is given, (batch, 1, sequence, sequence), to
+            the scores, so that it need not make one; not one that makes several, or its own.
         opset: of the graph. From 23 on attention is one operator: half to four fifths of the time of 512
             tokens.
         why_incomplete: what a checkpoint that lacks weights of the backbone is, for an error.
@@ -41,6 +43,7 @@ class EncoderFamily:
     has_pooler: bool = False
     skips_pads: bool = False
     takes_prefix: bool = False
+    adds_mask: bool = True
     opset: int = 23
     why_incomplete: str = ""
 

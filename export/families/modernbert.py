@@ -8,6 +8,7 @@ FAMILY = EncoderFamily(
     model_types=("modernbert",),
     # of its head (dense, norm, classifier) peft trains the last layer
     heads={"question-answering": ("classifier",)},
+    adds_mask=False,
     # from 23 on rotation is one operator too, which onnxruntime does not run on several rows
     opset=20,
     why_incomplete="the bare model has no head.dense and head.norm, which tasks read through; one saved "
