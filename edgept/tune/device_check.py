@@ -59,6 +59,7 @@ def measure_on_bundle(
     metric_rows: int,
     reference: Validation,
     labels: Sequence[str] = (),
+    before: Sequence[Prompt] | None = None,
 ) -> dict[str, Any]:
     """Validate the prompt on the bundle.
 
@@ -70,20 +71,25 @@ def measure_on_bundle(
         metric_rows: rows for which answers are generated.
         reference: what PyTorch found on the same rows.
         labels: of a classifier, which classifies all rows; empty where the model answers in words.
+        before: the prompts that the training began from, where these were somebody's.
 
     Returns:
-        precision, loss, loss_without_prompt (None of a classifier), metric, and gap: the bundle's
-        figures less PyTorch's.
+        precision, loss, loss_without_prompt (None of a classifier), metric; gap: the bundle's
+        figures less PyTorch's; and before: loss and metric of the prompts that it began from, or None.
     """
     model = load(bundle)
-    loaded = [model.load_prompt(prompt) for prompt in prompts]
-    plain = None
-    if labels:
-        loss, metric = _classify(model, examples, loaded)
-    else:
-        plain = _loss(model, examples, None)
-        loss = _loss(model, examples, loaded)
-        metric = _generate(model, examples, loaded, kind, metric_rows)
+
+    def measure(chosen: Sequence[Prompt]) -> tuple[float, dict[str, float]]:
+        loaded = [model.load_prompt(prompt) for prompt in chosen]
+        if labels:
+            return _classify(model, examples, loaded)
+        return _loss(model, examples, loaded), _generate(model, examples, loaded, kind, metric_rows)
+
+    plain = None if labels else _loss(model, examples, None)
+    loss, metric = measure(prompts)
+    first = None
+    if before is not None:
+        first = dict(zip(("loss", "metric"), measure(before), strict=True))
     gap = {name: value - reference.metric[name] for name, value in metric.items()}
     return {
         "bundle": bundle,
@@ -92,6 +98,7 @@ def measure_on_bundle(
         "loss_without_prompt": plain,
         "metric": metric,
         "gap": {"loss": loss - reference.loss, **gap},
+        "before": first,
     }
 
 

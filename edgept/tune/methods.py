@@ -25,7 +25,8 @@ PEFT_NAMES = {
     "cpt": "cpt",
     "head": "head",
 }
-_PEFT_INITS = {"text": "TEXT", "vocab": "SAMPLE_VOCAB", "random": "RANDOM"}
+# what goes on from a prompt file is put there afterwards, see start.py
+_PEFT_INITS = {"text": "TEXT", "vocab": "SAMPLE_VOCAB", "random": "RANDOM", "prompt": "RANDOM"}
 
 # CPT marks what each token of its context is; numbers that 4 divides are answers, which stay fixed
 # and are learnt from (Blau et al. 2024, https://arxiv.org/abs/2410.17222).
@@ -62,7 +63,7 @@ def adapt(
     config = peft_config(backbone, settings, examples, num_tasks)
     adapted: Any = peft.get_peft_model(backbone.model, config)
     kind, text = settings.initial()
-    if settings.method == "prefix-tuning" and kind != "random":
+    if settings.method == "prefix-tuning" and kind in ("kv", "vocab"):
         _start_from_cache(adapted, backbone, text, settings.virtual_tokens)
     return adapted
 

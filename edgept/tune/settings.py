@@ -42,6 +42,10 @@ _INITS = {
     "cpt": ("text", "examples"),
     "head": ("random",),
 }
+# Methods whose file is what they train, so that a run can begin from one. What p-tuning and multitask
+# learn is computed from more than their file holds; their rows are prompt tuning's.
+_GO_ON = ("prompt-tuning", "prefix-tuning", "head")
+_NAMED = ("text", "kv", "prompt")  # what stands behind the colon is needed
 _DEFAULT_STEPS = 500
 _LEAST_RMS = 1e-3
 
@@ -70,7 +74,8 @@ class Settings:
         virtual_tokens: positions that the prompt takes; a head alone takes none.
         init: where the prompt starts: "text:…" the embeddings of a text, "vocab" those of random
             tokens, "kv:…" a text's keys and values (prefix tuning), "examples" of the data (CPT),
-            "random". None takes the description where there is one, else vocab.
+            "random", or "prompt:…" a prompt in any form that edgept reads, to go on from, with its
+            number of virtual tokens. None takes the description where there is one, else vocab.
         description: the task in a sentence, "Answer in Spanish:".
         name: what the prompt is called; None takes the file's name.
         learning_rate: highest of the schedule; None takes `LEARNING_RATES`.
@@ -91,6 +96,8 @@ class Settings:
         max_length: longest row in tokens; None is what the model leaves, at most 1024.
         drop_long: leave longer rows out instead of refusing them.
         checkpoint_activations: compute activations twice instead of keeping them.
+        weights: what the frozen model computes with: "bundle", the weights of the bundle that the
+            prompt is measured on, where there is one and it is quantised; or "float", its own.
         columns: names of the data's columns.
     """
 
@@ -117,6 +124,7 @@ class Settings:
     max_length: int | None = None
     drop_long: bool = False
     checkpoint_activations: bool = False
+    weights: str = "bundle"
     columns: Columns = Columns()
 
     def __post_init__(self) -> None:
@@ -127,6 +135,7 @@ class Settings:
         _check_choice("task", self.task or "auto", TASKS)
         _check_choice("precision", self.precision, ("auto", "fp32", "bf16"))
         _check_choice("device", self.device, ("auto", "cpu", "cuda"))
+        _check_choice("weights", self.weights, ("bundle", "float"))
         for name in ("virtual_tokens", "steps", "batch_size", "accumulate", "eval_every"):
             _check_count(name, getattr(self, name), 1)
         for name in ("seed", "patience", "metric_rows"):
@@ -190,17 +199,22 @@ class Settings:
                 return allowed[0], self.description
             return allowed[-1] if "vocab" not in allowed else "vocab", ""
         kind, _, text = self.init.partition(":")
-        if kind not in allowed:
-            expected = ", ".join(
-                f"{name}:…" if name in ("text", "kv") else name for name in allowed
+        if kind == "prompt" and self.method not in _GO_ON:
+            raise UsageError(
+                f"what {self.method} trains is not in its file, only the rows that it leaves, so it cannot "
+                "go on from one. Tune these with --method prompt-tuning."
             )
+        if self.method in _GO_ON:
+            allowed = (*allowed, "prompt")
+        if kind not in allowed:
+            expected = ", ".join(f"{name}:…" if name in _NAMED else name for name in allowed)
             raise UsageError(
                 f"init {self.init!r} is not for {self.method}; expected one of {expected}."
             )
-        if (kind in ("text", "kv")) != bool(text.strip()):
+        if (kind in _NAMED) != bool(text.strip()):
             raise UsageError(
-                f"init {self.init!r}: a text belongs behind 'text:' and 'kv:', and behind no other. "
-                "Write text:Answer in Spanish, for example."
+                f"init {self.init!r}: a text belongs behind 'text:' and 'kv:', a file behind 'prompt:', and "
+                "nothing behind others. Write text:Answer in Spanish, for example."
             )
         return kind, text
 
