@@ -186,7 +186,7 @@ def _zero_points(node: ir.Node, index: int, shape: tuple[int, ...], bits: int) -
 def _made(
     node: ir.Node, index: int, weight: Array, bits: int, file: str
 ) -> tuple[QuantizedMatrix, set[str]]:
-    name = str(node.inputs[index].name) if node.inputs[index] is not None else ""
+    (name,) = _names(node, (index,))
     matrix = QuantizedMatrix(f"{file}: {name}", weight, is_embedding=False, bits=bits)
     return matrix, {name, *_names(node, (2, 3))}
 

@@ -11,8 +11,9 @@ from transformers import AutoTokenizer
 from transformers.utils import logging
 
 from edgept.errors import MissingDependencyError, UsageError
+from edgept.export.encoder_exporter import padding_id
+from edgept.export.families import ENCODERS
 from edgept.export.fingerprint import fingerprint
-from edgept.export.heads import find_layers
 from edgept.export.source import ModelSource, find_model, load_frozen
 
 __all__ = ["Backbone", "load_backbone", "silent"]
@@ -80,8 +81,7 @@ def load_backbone(
         device: cpu, cuda, or auto.
 
     Raises:
-        UsageError: there is no such model, it has no tokenizer, its head is of two layers, or the device
-            is not there.
+        UsageError: there is no such model, it has no tokenizer, or the device is not there.
         ExportError: its weights cannot be loaded.
     """
     if device == "auto":
@@ -94,12 +94,6 @@ def load_backbone(
     source = _find(model, None if task == "auto" else task)
     with silent():
         frozen = load_frozen(source)
-        if len(layers := find_layers(frozen)) > 1:
-            raise UsageError(
-                f"the head of {type(frozen).__name__} has two layers ({', '.join(layers)}), and this version "
-                "tunes heads of one. Tune it with peft, whose folder is a prompt here, or take another "
-                "model (BERT)."
-            )
         try:
             tokenizer = AutoTokenizer.from_pretrained(source.location, trust_remote_code=False)
         except ImportError as error:
@@ -116,6 +110,10 @@ def load_backbone(
     config = frozen.config.get_text_config()
     # BLOOM has no longest sequence of its own, as in export
     max_positions = int(getattr(config, "max_position_embeddings", None) or 2048)
+    family = ENCODERS.get(frozen.config.model_type)
+    padding = None if family is None else padding_id(frozen, family)
+    if padding is not None:
+        max_positions -= padding + 1  # rows of the table that no token's position takes
     return Backbone(
         source, frozen, tokenizer, identity, torch.device(device), precision, max_positions
     )

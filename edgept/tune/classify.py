@@ -58,8 +58,9 @@ def classify(adapted: Any, batch: Batch, settings: Settings) -> torch.Tensor:
     model's pad token at a text's end, and the first one of pads alone is read.
     """
     seen: list[torch.Tensor] = []
-    (head,) = trained_heads(adapted)
-    handle = head.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
+    handle = trained_heads(adapted)[-1].register_forward_hook(
+        lambda _module, _inputs, output: seen.append(output)
+    )
     try:
         adapted(**inputs(batch, adapted, settings, labels=False))
     finally:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -9,13 +10,14 @@ import numpy as np
 from edgept.bundle import find_bundle, read_manifest
 from edgept.errors import IncompatibleError
 from edgept.prompt import Prompt
+from edgept.runtime.classifier import Classification
 from edgept.runtime.content import LoadedPrompt
 from edgept.runtime.model import Model, load
 from edgept.tune.encode import Example
 from edgept.tune.evaluate import Validation, answer_room, measured_rows
 from edgept.tune.metrics import score
 
-__all__ = ["check_bundle", "measure_on_bundle"]
+__all__ = ["answer_losses", "check_bundle", "class_losses", "measure_on_bundle"]
 
 
 def check_bundle(
@@ -107,13 +109,19 @@ def _classify(
 ) -> tuple[float, dict[str, float]]:
     """Mean cross-entropy of the rows' classes, in nats; accuracy and macro-F1."""
     made = model.classify_batch([(list(row.ids), prompts[row.task]) for row in examples])
-    total = 0.0
+    found = [answer.label for answer in made]
+    metric = score("label", found, [row.answer for row in examples])
+    return fmean(class_losses(made, examples)), metric
+
+
+def class_losses(made: Sequence[Classification], examples: Sequence[Example]) -> list[float]:
+    """Cross-entropy of each row's class, in nats."""
+    losses = []
     for row, answer in zip(examples, made, strict=True):
         logits = answer.logits.astype(np.float64)  # (classes,)
         logits -= logits.max()
-        total += float(np.log(np.exp(logits).sum()) - logits[row.label])
-    found = [answer.label for answer in made]
-    return total / len(examples), score("label", found, [row.answer for row in examples])
+        losses.append(float(np.log(np.exp(logits).sum()) - logits[row.label]))
+    return losses
 
 
 def _generate(
@@ -141,7 +149,21 @@ def _loss(
     model: Model, examples: Sequence[Example], prompts: Sequence[LoadedPrompt] | None
 ) -> float:
     """Mean cross-entropy of the answers' tokens, in nats."""
-    total, tokens = 0.0, 0
+    tokens = sum(len(example.ids) - example.start for example in examples)
+    return sum(answer_losses(model, examples, prompts)) / tokens
+
+
+def answer_losses(
+    model: Model, examples: Sequence[Example], prompts: Sequence[LoadedPrompt] | None
+) -> list[float]:
+    """Cross-entropy of each row's answer, in nats over all its tokens.
+
+    Args:
+        model: the bundle.
+        examples: the rows.
+        prompts: one for every task; None is the plain model.
+    """
+    losses = []
     for example in examples:
         prompt = None if prompts is None else prompts[example.task]
         logits = model.logits(list(example.ids), prompt=prompt)  # (tokens, vocabulary)
@@ -149,6 +171,5 @@ def _loss(
         chosen -= chosen.max(axis=1, keepdims=True)
         labels = np.asarray(example.ids[example.start :])
         picked = chosen[np.arange(len(labels)), labels]  # (answer,)
-        total += float((np.log(np.exp(chosen).sum(axis=1)) - picked).sum())
-        tokens += len(labels)
-    return total / tokens
+        losses.append(float((np.log(np.exp(chosen).sum(axis=1)) - picked).sum()))
+    return losses

@@ -92,6 +92,10 @@ def peft_config(
         )
     if settings.method == "prefix-tuning":
         return peft.PrefixTuningConfig(**common)
+    # peft takes the layers' width, where ELECTRA's, ALBERT's and some of OPT's rows are narrower
+    common["token_dim"] = backbone.model.get_input_embeddings().embedding_dim
+    # which rows do not depend on, but peft asks for where it cannot read it (DistilBERT)
+    common |= {"num_layers": 1, "num_attention_heads": 1}
     if settings.method == "p-tuning":
         return peft.PromptEncoderConfig(**common)
     start: dict[str, Any] = {"prompt_tuning_init": _PEFT_INITS[kind]}

@@ -11,7 +11,7 @@ from edgept.errors import IncompatibleError, UsageError
 from edgept.prompt import Prompt
 from edgept.prompt_source import load_prompt_source
 from edgept.tune.backbone import Backbone
-from edgept.tune.head import trained_heads
+from edgept.tune.head import name_layers
 from edgept.tune.settings import Settings
 
 __all__ = ["check_start", "put_start", "read_start", "start_digest", "start_labels", "with_start"]
@@ -122,11 +122,17 @@ def put_start(adapted: Any, start: Prompt) -> None:
     if "prompt_embeds" in tensors:
         rows = tensors.pop("prompt_embeds")  # (num_virtual_tokens, hidden)
         _copy(adapted.prompt_encoder["default"].embedding.weight, rows, "prompt_embeds", start)
-    for head in trained_heads(adapted):
-        _copy(head.weight, tensors["head.weight"], "head.weight", start)
+    for name, head in name_layers(adapted).items():
+        if f"{name}.weight" not in tensors:
+            raise IncompatibleError(
+                f"the prompt {start.name!r} has a head of one layer, and that of this model has two. Begin "
+                "with another --init."
+            )
+        bias = tensors[f"{name}.bias"]
+        _copy(head.weight, tensors[f"{name}.weight"], f"{name}.weight", start)
         if head.bias is not None:
-            _copy(head.bias, tensors["head.bias"], "head.bias", start)
-        elif tensors["head.bias"].any():
+            _copy(head.bias, bias, f"{name}.bias", start)
+        elif bias.any():
             raise IncompatibleError(
                 f"the prompt {start.name!r} has a head with a bias, and this model's has none, so it cannot "
                 "be tuned further. Begin with another --init."
