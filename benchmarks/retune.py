@@ -117,7 +117,7 @@ def _demo(mode: str, precision: str, folder: Path) -> dict[str, Any]:
             _encoded(backbone, test),
             judge,
             precision,
-            folder,
+            folder / "demo",
         )
 
 
@@ -141,7 +141,8 @@ def _bank(_: str, precision: str, folder: Path) -> dict[str, Any]:
     chosen = tuple(random.Random(SEED).sample(every.rows, TEST_ROWS))
     settings = Settings(**_ON, columns=columns, init=f"prompt:{first}", eval_split=0.05)
     test = _encoded(backbone, replace(every, rows=chosen), labels)
-    return _compare(backbone, DATA / "train.csv", None, settings, test, judge, precision, folder)
+    place = folder / "bank"
+    return _compare(backbone, DATA / "train.csv", None, settings, test, judge, precision, place)
 
 
 def _encoded(backbone: Backbone, data: Data, labels: Sequence[str] = ()) -> list[Example]:
@@ -167,7 +168,7 @@ def _compare(
     """The first prompt on float and on the quantised bundle, and both arms on the latter."""
     bundles = {}
     for name in ("fp32", precision):
-        bundles[name] = folder / f"{backbone.source.name}-{name}"
+        bundles[name] = folder / name
         if not (bundles[name] / "edgept.json").is_file():
             export_model(
                 backbone.source.location, bundles[name], precision=name, task=backbone.task
