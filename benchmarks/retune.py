@@ -167,6 +167,7 @@ def _compare(
 ) -> dict[str, Any]:
     """The first prompt on float and on the quantised bundle, and both arms on the latter."""
     bundles = {}
+    folder.mkdir(exist_ok=True)
     for name in ("fp32", precision):
         bundles[name] = folder / name
         if not (bundles[name] / "edgept.json").is_file():

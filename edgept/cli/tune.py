@@ -13,7 +13,7 @@ from edgept.cli.workstation import import_export
 __all__ = ["tune"]
 
 _METHODS = ("prompt-tuning", "p-tuning", "prefix-tuning", "multitask", "cpt", "head")
-_TASKS = ("auto", "text-generation", "text-classification")
+_TASKS = ("auto", "text-generation", "text2text-generation", "text-classification")
 
 
 @click.command()

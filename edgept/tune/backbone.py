@@ -24,7 +24,7 @@ _messages: Any = logging  # some of its functions have no types
 
 @dataclass(frozen=True, eq=False)
 class Backbone:
-    """A frozen model: a causal language model, or what stands under a classifier's head.
+    """A frozen model: a causal language model, an encoder-decoder, or what stands under a classifier's head.
 
     Attributes:
         source: where it came from.
@@ -46,7 +46,7 @@ class Backbone:
 
     @property
     def task(self) -> str:
-        """text-generation or text-classification."""
+        """text-generation, text2text-generation or text-classification."""
         return self.source.task
 
     @property
@@ -75,8 +75,8 @@ def load_backbone(
 
     Args:
         model: local transformers folder or hub id.
-        task: text-generation or text-classification; None or "auto" is the one that the model was
-            saved for, and text-classification for an encoder, which cannot generate.
+        task: text-generation, text2text-generation or text-classification; None or "auto" is the one
+            that the model was saved for, and text-classification for an encoder, which cannot generate.
         precision: fp32, bf16, or auto: bf16 on a GPU that has it, else fp32.
         device: cpu, cuda, or auto.
 
@@ -120,16 +120,6 @@ def load_backbone(
 
 
 def _find(model: str, task: str | None) -> ModelSource:
-    source = _find_source(model, task)
-    if source.is_seq2seq:
-        raise UsageError(
-            f"{model} is an encoder-decoder, which this version exports and runs but does not tune. Tune "
-            "its prompt with peft (task_type SEQ_2_SEQ_LM); edgept reads the folder that peft saves."
-        )
-    return source
-
-
-def _find_source(model: str, task: str | None) -> ModelSource:
     if task is not None:
         return find_model(model, task)
     try:

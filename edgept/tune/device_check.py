@@ -149,7 +149,7 @@ def _loss(
     model: Model, examples: Sequence[Example], prompts: Sequence[LoadedPrompt] | None
 ) -> float:
     """Mean cross-entropy of the answers' tokens, in nats."""
-    tokens = sum(len(example.ids) - example.start for example in examples)
+    tokens = sum(len(example.answer_ids) for example in examples)
     return sum(answer_losses(model, examples, prompts)) / tokens
 
 
@@ -166,10 +166,15 @@ def answer_losses(
     losses = []
     for example in examples:
         prompt = None if prompts is None else prompts[example.task]
-        logits = model.logits(list(example.ids), prompt=prompt)  # (tokens, vocabulary)
-        chosen = logits[example.start - 1 : -1].astype(np.float64)  # (answer, vocabulary)
+        if example.target:
+            request = model._compose(list(example.ids), prompt)
+            logits = model._seq2seq("logits").logits(request, example.target[:-1])
+            chosen = logits.astype(np.float64)  # (answer, vocabulary)
+        else:
+            logits = model.logits(list(example.ids), prompt=prompt)  # (tokens, vocabulary)
+            chosen = logits[example.start - 1 : -1].astype(np.float64)  # (answer, vocabulary)
         chosen -= chosen.max(axis=1, keepdims=True)
-        labels = np.asarray(example.ids[example.start :])
+        labels = np.asarray(example.answer_ids)
         picked = chosen[np.arange(len(labels)), labels]  # (answer,)
         losses.append(float((np.log(np.exp(chosen).sum(axis=1)) - picked).sum()))
     return losses

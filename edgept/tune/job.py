@@ -84,6 +84,7 @@ def make_job(
             drop_long=settings.drop_long,
             tasks=tasks,
             labels=labels,
+            is_seq2seq=backbone.source.is_seq2seq,
         )
 
     with silent():

@@ -47,7 +47,7 @@ HEAD_LEARNING_RATE = 0.01
 #   ReLU, DistilBERT's   0.0005 0.86  0.001 0.55  0.002 0.43  0.005 0.49  0.01 0.62  0.02 1.08
 DEEP_HEAD_LEARNING_RATE = 0.002
 METHODS = (*LEARNING_RATES, "head")
-TASKS = ("auto", "text-generation", "text-classification")
+TASKS = ("auto", "text-generation", "text2text-generation", "text-classification")
 _INITS = {
     "prompt-tuning": ("text", "vocab", "random"),
     "p-tuning": ("random",),
@@ -85,8 +85,9 @@ class Settings:
     Attributes:
         method: prompt-tuning, p-tuning, prefix-tuning, multitask or cpt, which peft trains; or head,
             a classifier's head without a prompt (linear probing).
-        task: text-generation; text-classification, which trains a head beside the prompt; None or
-            auto is the one that the model was saved for, and text-classification for an encoder.
+        task: text-generation; text2text-generation, of an encoder-decoder; text-classification, which
+            trains a head beside the prompt; None or auto is the one that the model was saved for, and
+            text-classification for an encoder.
         virtual_tokens: positions that the prompt takes; a head alone takes none.
         init: where the prompt starts: "text:…" the embeddings of a text, "vocab" those of random
             tokens, "kv:…" a text's keys and values (prefix tuning), "examples" of the data (CPT),

@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from edgept.bundle import SEQ2SEQ_TASK
 from edgept.errors import IncompatibleError, UsageError
 from edgept.prompt import Prompt
 from edgept.prompt_source import load_prompt_source
 from edgept.tune.backbone import Backbone
 from edgept.tune.head import name_layers
+from edgept.tune.methods import prefix_rows
 from edgept.tune.settings import Settings
 
 __all__ = ["check_start", "put_start", "read_start", "start_digest", "start_labels", "with_start"]
@@ -116,8 +118,7 @@ def put_start(adapted: Any, start: Prompt) -> None:
     """
     tensors = {name: np.asarray(array) for name, array in start.tensors.items()}
     if "prompt_kv" in tensors:
-        cache = tensors.pop("prompt_kv")  # (layers, 2, kv_heads, num_virtual_tokens, head_dim)
-        rows = cache.transpose(3, 0, 1, 2, 4).reshape(cache.shape[3], -1)
+        rows = prefix_rows(tensors.pop("prompt_kv"), is_seq2seq=start.task == SEQ2SEQ_TASK)
         _copy(adapted.prompt_encoder["default"].embedding.weight, rows, "prompt_kv", start)
     if "prompt_embeds" in tensors:
         rows = tensors.pop("prompt_embeds")  # (num_virtual_tokens, hidden)
