@@ -121,7 +121,7 @@ def head_tensors(adapted: Any) -> dict[str, Any]:
         head.dense.weight (head_size, head_size) and head.dense.bias (head_size,), float32. A head
         without a bias, as those of decoders are, has one of zeros.
     """
-    tensors = {}
+    tensors: dict[str, torch.Tensor] = {}
     for name, head in name_layers(adapted).items():
         weight = head.weight.detach()
         bias = torch.zeros(len(weight)) if head.bias is None else head.bias.detach()
