@@ -39,10 +39,10 @@ from edgept.tune.encode import Example, encode
 PAGE = Path(__file__).parent / "RETUNE.md"
 DEMO = Path(__file__).parents[1] / "edgept" / "demo"
 CASES = (
-    *("bank/int4", "bank/int8-dynamic"),
+    "bank/int4",
     *("german/int4", "intent/int4"),
 )
-STEPS, FIRST_STEPS, ROWS, SEED = 100, 300, 16, 1
+STEPS, FIRST_STEPS, ROWS, SEED = 60, 300, 16, 1
 QUESTIONS, TEST_ROWS, VALIDATION_ROWS = 300, 1000, 96
 RESAMPLED = 10_000
 ARMS = ("float", "bundle")
@@ -51,7 +51,7 @@ _ON: dict[str, Any] = {
     "batch_size": ROWS,
     "seed": SEED,
     "patience": 0,
-    "eval_every": STEPS // 5,
+    "eval_every": STEPS // 3,
 }
 
 Figures = dict[str, list[float]]  # by what is measured, of each row: loss in nats, right 0 or 1
@@ -192,7 +192,7 @@ def _compare(
                 bundle=bundles[precision],
             )
             found[arm] = judge(quantised, quantised.load_prompt(made.prompts[0]), test)
-        keep = ("trained_against", "best_step", "seconds", "bundle", "best")
+        keep = ("trained_against", "best_step", "validations", "bundle")
         records[arm] = {name: made.record[name] for name in keep}
     return {"precision": precision, "figures": found, "records": records}
 
@@ -212,8 +212,9 @@ def _page(done: dict[str, dict[str, Any]]) -> str:
         (
             f"A prompt that was tuned on the float model goes on for {STEPS} steps of {ROWS} rows twice: against "
             "the float weights, which is the control, and against the bundle's (`edgept tune --bundle "
-            "BUNDLE --init prompt:FILE`), with the same rows, order and rates. Each keeps its best validation, as "
-            "the command does. Judged on rows that no training saw, on the bundle as it runs (its "
+            "BUNDLE --init prompt:FILE`), with the same rows, order and rates, a tenth of those of a fresh "
+            "prompt. Each keeps its best validation, in PyTorch with the weights that it was trained against, "
+            "as the command does; step 0 is the prompt as it came. Judged on rows that no training saw, on the bundle as it runs (its "
             "kernels round activations to 8 bits, too). German and intent: the demo's Llama of 2.75 million "
             f"parameters and its own prompts, {QUESTIONS} questions; right is a whole reply word for word. Bank: "
             f"all-MiniLM-L6-v2 names one of 77 intents, {TEST_ROWS} test rows, prompt and head tuned in float for "
@@ -238,6 +239,9 @@ def _rows(case: str, measured: dict[str, Any]) -> list[str]:
             f"{factor * fmean(figures[column][what]):.{digits}f}{unit}"
             for column in ("fp32", precision, *ARMS)
         ]
+        if what == "loss":
+            for at, arm in enumerate(ARMS, start=2):
+                means[at] += f" (best step {measured['records'][arm]['best_step']})"
         gain, low, high = _paired(figures["bundle"][what], figures["float"][what])
         shown = (
             f"{factor * gain:+.{digits}f} [{factor * low:+.{digits}f}, {factor * high:+.{digits}f}]"

@@ -23,6 +23,7 @@ from edgept.export.dequantize import QuantizedMatrix, is_quantized, read_quantiz
 from edgept.export.fingerprint import fingerprint
 from edgept.export.source import find_model, load_frozen
 from edgept.tune.bundle_weights import bundle_weights, put_weights
+from tests.seq2seq_models import logits, save_seq2seq
 
 IDS = [1, *range(40, 100, 3), 2]
 # (model, precision, task, parameters that are quantised): fused and tied; transposed; an encoder
@@ -122,6 +123,23 @@ def test_kernels_that_round_activations_are_still_nearer(
     own = np.abs(run_torch(model) - device).mean()
     with bundle_weights(model, bundle_of("llama", "int4")):
         assert np.abs(run_torch(model) - device).mean() < own / 4
+
+
+def test_both_graphs_of_an_encoder_decoder_are_read(tmp_path: Path) -> None:
+    from edgept.export import export_model
+
+    folder, bundle = save_seq2seq("t5", tmp_path / "model"), tmp_path / "bundle"
+    export_model(str(folder), bundle, precision="int4", verify=False)
+    answer = [5, 9, 11, 30]
+    device = edgept.load(bundle)
+    expected = device._seq2seq("logits").logits(device._compose(IDS, None), answer)
+    model = load_frozen(find_model(str(folder)))
+    own = np.abs(logits(model, IDS, answer) - expected).mean()
+    with bundle_weights(model, bundle) as replaced:
+        # of 3 layers each: 6 and 10 matrices, and the projection to logits
+        assert replaced is not None
+        assert replaced.matrices == len(replaced.parameters) == 3 * 6 + 3 * 10 + 1
+        assert np.abs(logits(model, IDS, answer) - expected).mean() < own / 4
 
 
 def test_a_float_bundle_has_nothing_to_read(bundle_of: Callable[..., Path]) -> None:
