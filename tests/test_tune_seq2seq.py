@@ -87,7 +87,7 @@ def test_each_method_learns_and_runs_on_the_bundle(
     settings = quick(method=method, learning_rate=RATES.get(method, 0.1))
     record = tune(str(model), data, output, settings, bundle=bundle).record
     assert record["settings"]["task"] == SEQ2SEQ_TASK
-    assert record["best"]["loss"] < record["validations"][0]["loss"] - 0.05
+    assert record["best"]["loss"] < record["validations"][0]["loss"] - 0.01
     # the device computes what was trained
     assert abs(record["bundle"]["gap"]["loss"]) < 1e-4
     assert record["bundle"]["gap"]["exact_match"] == 0
