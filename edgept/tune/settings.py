@@ -60,8 +60,8 @@ _INITS = {
 # learn is computed from more than their file holds; their rows are prompt tuning's.
 _GO_ON = ("prompt-tuning", "prefix-tuning", "head")
 _NAMED = ("text", "kv", "prompt")  # what stands behind the colon is needed
-# Of the usual learning rates, for a prompt and a head that are tuned on from where they were: at 0.3 a
-# hundred steps left a prompt and head of banking77 behind where they began.
+# Of the usual learning rates, for a prompt and a head that are tuned on from where they were. Validation loss
+# on banking77 in float, from 0.5390: 0.5385 after 60 steps at 0.1, no better in 100 steps at 0.3.
 _GO_ON_SHARE = 0.1
 _DEFAULT_STEPS = 500
 _LEAST_RMS = 1e-3
