@@ -34,6 +34,7 @@ __all__ = [
     "read_head",
     "read_peft_folder",
     "rows_to_kv",
+    "saved_layers",
     "write_peft_folder",
 ]
 
@@ -238,7 +239,7 @@ def _config_and_rows(prompt: Prompt) -> tuple[dict[str, Any], npt.NDArray[np.flo
     if held == {"prompt_kv"}:
         cache = prompt.tensors["prompt_kv"]  # (layers, 2, kv_heads, P, head_dim)
         if prompt.task == SEQ2SEQ_TASK:
-            cache = _saved_layers(cache)
+            cache = saved_layers(cache)
         num_layers, _, num_kv_heads, num_virtual_tokens, head_dim = cache.shape
         return {
             "peft_type": "PREFIX_TUNING",
@@ -255,7 +256,7 @@ def _config_and_rows(prompt: Prompt) -> tuple[dict[str, Any], npt.NDArray[np.flo
     )
 
 
-def _saved_layers(cache: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+def saved_layers(cache: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """The inverse of `decoder_layers`: of an odd number of layers, each is taken once."""
     layers = len(cache) | 1
     saved = np.zeros((layers, *cache.shape[1:]), np.float32)

@@ -51,7 +51,9 @@ TRAINED = [
     *[("bert", method) for method in ("prompt-tuning", "p-tuning", "multitask", "head")],
     *[("llama", method) for method in ("prompt-tuning", "p-tuning", "prefix-tuning", "head")],
     ("gpt2", "prefix-tuning"),
+    *[("roberta", "prompt-tuning"), ("distilbert", "p-tuning"), ("electra", "head")],
 ]
+TWO_LAYERS = {"roberta": "tanh", "distilbert": "relu", "electra": "gelu"}
 
 KILLED = """
 import os, signal, sys
@@ -81,6 +83,19 @@ def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]
     }
     configs: dict[str, Callable[[], Any]] = {
         "bert": lambda: t.BertConfig(**small, **sizes, pad_token_id=0),
+        "roberta": lambda: t.RobertaConfig(**small, **sizes, pad_token_id=0),
+        # whose rows are narrower than its layers
+        "electra": lambda: t.ElectraConfig(**small, **sizes, embedding_size=32, pad_token_id=0),
+        "distilbert": lambda: t.DistilBertConfig(
+            **small,
+            dim=64,
+            hidden_dim=128,
+            n_layers=2,
+            n_heads=4,
+            max_position_embeddings=128,
+            initializer_range=0.15,
+            pad_token_id=0,
+        ),
         "llama": lambda: t.LlamaConfig(**small, **sizes, num_key_value_heads=2),
         "gpt2": lambda: t.GPT2Config(
             **small, n_layer=2, n_embd=64, n_head=4, n_positions=128, initializer_range=0.15
@@ -95,7 +110,7 @@ def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]
             folders[kind] = tmp_path_factory.mktemp("backbones") / kind
             auto.from_config(configs[kind]()).save_pretrained(folders[kind])
             tokenizer = tiny_tokenizer()
-            if kind == "bert":  # [CLS] text [SEP], as encoders have it
+            if kind not in ("llama", "gpt2"):  # [CLS] text [SEP], as encoders have it
                 from tokenizers.processors import TemplateProcessing
 
                 backend: Any = tokenizer.backend_tokenizer
@@ -151,7 +166,8 @@ def test_each_method_learns(
     assert (prompt.task, prompt.labels) == ("text-classification", LABELS)
     assert prompt.num_virtual_tokens == (0 if method == "head" else 5)
     wanted = {"head": set(), "prefix-tuning": {"prompt_kv"}}.get(method, {"prompt_embeds"})
-    assert {*prompt.tensors} == {*wanted, "head.weight", "head.bias"}
+    dense = {"head.dense.weight", "head.dense.bias"} if kind in TWO_LAYERS else set()
+    assert {*prompt.tensors} == {*wanted, *dense, "head.weight", "head.bias"}
     assert prompt.tensors["head.weight"].shape == (3, 64)
     assert prompt.tensors["head.bias"].shape == (3,)
 
@@ -166,12 +182,17 @@ def by_hand(backbone: Backbone, prompt: edgept.Prompt, ids: list[int]) -> Any:
         if "prompt_embeds" in tensors:
             embeds = torch.cat([tensors["prompt_embeds"][None], embeds], dim=1)
         out = model(inputs_embeds=embeds)
+        if "head.dense.weight" in tensors:
+            function = TWO_LAYERS[backbone.model.config.model_type]
+            first = out[0][0, 0] @ tensors["head.dense.weight"].T + tensors["head.dense.bias"]
+            first = getattr(torch.nn.functional, function)(first)
+            return first @ tensors["head.weight"].T + tensors["head.bias"]
         # an encoder's pooler takes the first position, a decoder's head the last one
         pooled = out.pooler_output[0] if backbone.source.is_encoder else out[0][0, -1]
         return pooled @ tensors["head.weight"].T + tensors["head.bias"]
 
 
-@pytest.mark.parametrize("kind", ["bert", "llama", "gpt2"])
+@pytest.mark.parametrize("kind", ["bert", "llama", "gpt2", *TWO_LAYERS])
 def test_the_file_has_the_trained_models_logits(
     kind: str,
     tmp_path: Path,
@@ -290,7 +311,7 @@ def test_killed_and_resumed_is_the_uninterrupted_file(
     assert other.prompts[0].read_bytes() != whole.read_bytes()
 
 
-@pytest.mark.parametrize("kind", ["bert", "llama"])
+@pytest.mark.parametrize("kind", ["bert", "llama", "roberta", "distilbert"])
 def test_tasks_of_different_classes_share_one_model(
     kind: str, tmp_path: Path, folder_of: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,7 +13,7 @@ from edgept.cli.workstation import import_export
 __all__ = ["tune"]
 
 _METHODS = ("prompt-tuning", "p-tuning", "prefix-tuning", "multitask", "cpt", "head")
-_TASKS = ("auto", "text-generation", "text-classification")
+_TASKS = ("auto", "text-generation", "text2text-generation", "text-classification")
 
 
 @click.command()
@@ -44,9 +44,9 @@ _TASKS = ("auto", "text-generation", "text-classification")
 @click.option("--description", help='The task in a sentence: "Answer in Spanish:".')
 @click.option(
     "--init",
-    metavar="text:…|vocab|kv:…|examples|random",
-    help="Where the prompt starts. kv is for prefix-tuning, examples for cpt.  [default: the "
-    "description, else vocab]",
+    metavar="text:…|vocab|kv:…|examples|random|prompt:FILE",
+    help="Where the prompt starts. kv is for prefix-tuning, examples for cpt; prompt:FILE goes on from "
+    "a prompt.  [default: the description, else vocab]",
 )
 @click.option("--learning-rate", type=float, help="[default: the method's, measured]")
 @click.option(
@@ -92,7 +92,13 @@ _TASKS = ("auto", "text-generation", "text-classification")
     "-b",
     "--bundle",
     type=click.Path(path_type=Path),
-    help="Validate on this exported bundle, too, and show the gap.",
+    help="Validate on this exported bundle, too, and show the gap. Where it is quantised, train against "
+    "its weights.",
+)
+@click.option(
+    "--weights",
+    type=click.Choice(["bundle", "float"]),
+    help="float trains against the model's own weights though --bundle is quantised.  [default: bundle]",
 )
 @click.option("--resume", is_flag=True, help="Go on where a killed run was.")
 @click.option("--force", is_flag=True, help="Replace the prompt file; start over.")
@@ -114,6 +120,7 @@ def tune(
       edgept tune MODEL train.jsonl -o spanish.safetensors --eval-split 0.1
       edgept tune MODEL intents.csv -o intent.safetensors --text-column question
       edgept tune MODEL tasks.yaml -o prompts/
+      edgept tune MODEL train.jsonl -o es4.safetensors --eval-split 0.1 -b int4/ --init prompt:es.safetensors
 
     DATA is .jsonl or .csv with the columns input and output, text and label, messages (the model's
     chat template), or text alone; or a .yaml file of tasks. The model stays as it is. The prompt file

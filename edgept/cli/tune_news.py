@@ -75,10 +75,18 @@ def show_tuned(tuned: "Tuned") -> None:
             f"validation: {_baseline(record)}loss {best['loss']:.3f}{_metric(best['metric'])} with it "
             f"(step {best['step']} of {record['settings']['steps']}, {record['ended']})"
         )
-    if device is not None:
+    against = record["trained_against"]
+    if against["weights"] == "bundle":
         click.echo(
-            f"on {device['bundle']} ({device['precision']}): loss {device['loss']:.3f}"
-            f"{_metric(device['metric'])}; gap "
+            f"trained against the bundle's {against['precision']} weights, which differ by "
+            f"{against['relative_error']:.1%} from the model's; activations were float"
+        )
+    if device is not None:
+        first = device["before"]
+        before = f"loss {first['loss']:.3f}{_metric(first['metric'])} before, " if first else ""
+        click.echo(
+            f"on {device['bundle']} ({device['precision']}): {before}loss {device['loss']:.3f}"
+            f"{_metric(device['metric'])}{' now' if first else ''}; gap "
             + ", ".join(
                 f"{name.replace('_', ' ')} {gap:+.4f}" for name, gap in device["gap"].items()
             )

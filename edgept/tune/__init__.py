@@ -6,7 +6,9 @@ Code organization (a run passes through these in order):
     held_out.py      which rows train, which validate
     encode.py        rows to token ids, as the device encodes them
     backbone.py      the frozen model, loaded once
+    bundle_weights.py  the model with a quantised bundle's weights, for a run
     methods.py       the methods, each by peft
+    start.py         the prompt that a run goes on from
     labels.py        a classifier's classes
     head.py          a classifier's head: fresh for a run, gone behind it
     classify.py      a classifier's logits, loss and validation

@@ -11,8 +11,9 @@ from transformers import AutoTokenizer
 from transformers.utils import logging
 
 from edgept.errors import MissingDependencyError, UsageError
+from edgept.export.encoder_exporter import padding_id
+from edgept.export.families import ENCODERS
 from edgept.export.fingerprint import fingerprint
-from edgept.export.heads import find_layers
 from edgept.export.source import ModelSource, find_model, load_frozen
 
 __all__ = ["Backbone", "load_backbone", "silent"]
@@ -23,7 +24,7 @@ _messages: Any = logging  # some of its functions have no types
 
 @dataclass(frozen=True, eq=False)
 class Backbone:
-    """A frozen model: a causal language model, or what stands under a classifier's head.
+    """A frozen model: a causal language model, an encoder-decoder, or what stands under a classifier's head.
 
     Attributes:
         source: where it came from.
@@ -45,7 +46,7 @@ class Backbone:
 
     @property
     def task(self) -> str:
-        """text-generation or text-classification."""
+        """text-generation, text2text-generation or text-classification."""
         return self.source.task
 
     @property
@@ -74,14 +75,13 @@ def load_backbone(
 
     Args:
         model: local transformers folder or hub id.
-        task: text-generation or text-classification; None or "auto" is the one that the model was
-            saved for, and text-classification for an encoder, which cannot generate.
+        task: text-generation, text2text-generation or text-classification; None or "auto" is the one
+            that the model was saved for, and text-classification for an encoder, which cannot generate.
         precision: fp32, bf16, or auto: bf16 on a GPU that has it, else fp32.
         device: cpu, cuda, or auto.
 
     Raises:
-        UsageError: there is no such model, it has no tokenizer, its head is of two layers, or the device
-            is not there.
+        UsageError: there is no such model, it has no tokenizer, or the device is not there.
         ExportError: its weights cannot be loaded.
     """
     if device == "auto":
@@ -94,12 +94,6 @@ def load_backbone(
     source = _find(model, None if task == "auto" else task)
     with silent():
         frozen = load_frozen(source)
-        if len(layers := find_layers(frozen)) > 1:
-            raise UsageError(
-                f"the head of {type(frozen).__name__} has two layers ({', '.join(layers)}), and this version "
-                "tunes heads of one. Tune it with peft, whose folder is a prompt here, or take another "
-                "model (BERT)."
-            )
         try:
             tokenizer = AutoTokenizer.from_pretrained(source.location, trust_remote_code=False)
         except ImportError as error:
@@ -116,22 +110,16 @@ def load_backbone(
     config = frozen.config.get_text_config()
     # BLOOM has no longest sequence of its own, as in export
     max_positions = int(getattr(config, "max_position_embeddings", None) or 2048)
+    family = ENCODERS.get(frozen.config.model_type)
+    padding = None if family is None else padding_id(frozen, family)
+    if padding is not None:
+        max_positions -= padding + 1  # rows of the table that no token's position takes
     return Backbone(
         source, frozen, tokenizer, identity, torch.device(device), precision, max_positions
     )
 
 
 def _find(model: str, task: str | None) -> ModelSource:
-    source = _find_source(model, task)
-    if source.is_seq2seq:
-        raise UsageError(
-            f"{model} is an encoder-decoder, which this version exports and runs but does not tune. Tune "
-            "its prompt with peft (task_type SEQ_2_SEQ_LM); edgept reads the folder that peft saves."
-        )
-    return source
-
-
-def _find_source(model: str, task: str | None) -> ModelSource:
     if task is not None:
         return find_model(model, task)
     try:

@@ -40,8 +40,8 @@ def make_batch(examples: Sequence[Example], device: torch.device) -> Batch:
     """Put examples side by side, padded on the right, where a causal model never looks.
 
     Returns:
-        input_ids, attention_mask, labels: (batch, longest) int64, labels -100 outside answers;
-        task_ids, classes: (batch,) int64.
+        input_ids, attention_mask, labels: (batch, longest) int64, labels -100 outside answers; of an
+        encoder-decoder labels are (batch, longest answer); task_ids, classes: (batch,) int64.
     """
     longest = max(len(example.ids) for example in examples)
     ids = torch.zeros(len(examples), longest, dtype=torch.int64)
@@ -52,6 +52,11 @@ def make_batch(examples: Sequence[Example], device: torch.device) -> Batch:
         ids[row, :length] = torch.tensor(example.ids)
         mask[row, :length] = 1
         labels[row, example.start : length] = ids[row, example.start : length]
+    if any(example.target for example in examples):
+        longest = max(len(example.target) for example in examples)
+        labels = torch.full((len(examples), longest), -100)
+        for row, example in enumerate(examples):
+            labels[row, : len(example.target)] = torch.tensor(example.target)
     tasks = torch.tensor([example.task for example in examples])
     classes = torch.tensor([example.label for example in examples])
     batch = {

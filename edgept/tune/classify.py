@@ -27,13 +27,18 @@ def check_method(backbone: Backbone, settings: Settings) -> None:
     if backbone.task != "text-classification":
         if settings.method == "head":
             raise UsageError(
-                "a head alone classifies, and text-generation has no head. Say --task text-classification, "
+                f"a head alone classifies, and {backbone.task} has no head. Say --task text-classification, "
                 "or take another method."
             )
         if settings.head_learning_rate is not None:
             raise UsageError(
-                "text-generation has no head, so there is no --head-learning-rate. Say --task "
+                f"{backbone.task} has no head, so there is no --head-learning-rate. Say --task "
                 "text-classification, or leave it out."
+            )
+        if backbone.source.is_seq2seq and settings.method == "cpt":
+            raise UsageError(
+                "cpt learns from the answers in its context, and an encoder-decoder reads no answers there. "
+                "Use prompt-tuning or p-tuning."
             )
     elif settings.method == "cpt":
         raise UsageError(
@@ -58,8 +63,9 @@ def classify(adapted: Any, batch: Batch, settings: Settings) -> torch.Tensor:
     model's pad token at a text's end, and the first one of pads alone is read.
     """
     seen: list[torch.Tensor] = []
-    (head,) = trained_heads(adapted)
-    handle = head.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
+    handle = trained_heads(adapted)[-1].register_forward_hook(
+        lambda _module, _inputs, output: seen.append(output)
+    )
     try:
         adapted(**inputs(batch, adapted, settings, labels=False))
     finally:

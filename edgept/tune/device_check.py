@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -9,13 +10,14 @@ import numpy as np
 from edgept.bundle import find_bundle, read_manifest
 from edgept.errors import IncompatibleError
 from edgept.prompt import Prompt
+from edgept.runtime.classifier import Classification
 from edgept.runtime.content import LoadedPrompt
 from edgept.runtime.model import Model, load
 from edgept.tune.encode import Example
 from edgept.tune.evaluate import Validation, answer_room, measured_rows
 from edgept.tune.metrics import score
 
-__all__ = ["check_bundle", "measure_on_bundle"]
+__all__ = ["answer_losses", "check_bundle", "class_losses", "measure_on_bundle"]
 
 
 def check_bundle(
@@ -59,6 +61,7 @@ def measure_on_bundle(
     metric_rows: int,
     reference: Validation,
     labels: Sequence[str] = (),
+    before: Sequence[Prompt] | None = None,
 ) -> dict[str, Any]:
     """Validate the prompt on the bundle.
 
@@ -70,20 +73,25 @@ def measure_on_bundle(
         metric_rows: rows for which answers are generated.
         reference: what PyTorch found on the same rows.
         labels: of a classifier, which classifies all rows; empty where the model answers in words.
+        before: the prompts that the training began from, where these were somebody's.
 
     Returns:
-        precision, loss, loss_without_prompt (None of a classifier), metric, and gap: the bundle's
-        figures less PyTorch's.
+        precision, loss, loss_without_prompt (None of a classifier), metric; gap: the bundle's
+        figures less PyTorch's; and before: loss and metric of the prompts that it began from, or None.
     """
     model = load(bundle)
-    loaded = [model.load_prompt(prompt) for prompt in prompts]
-    plain = None
-    if labels:
-        loss, metric = _classify(model, examples, loaded)
-    else:
-        plain = _loss(model, examples, None)
-        loss = _loss(model, examples, loaded)
-        metric = _generate(model, examples, loaded, kind, metric_rows)
+
+    def measure(chosen: Sequence[Prompt]) -> tuple[float, dict[str, float]]:
+        loaded = [model.load_prompt(prompt) for prompt in chosen]
+        if labels:
+            return _classify(model, examples, loaded)
+        return _loss(model, examples, loaded), _generate(model, examples, loaded, kind, metric_rows)
+
+    plain = None if labels else _loss(model, examples, None)
+    loss, metric = measure(prompts)
+    first = None
+    if before is not None:
+        first = dict(zip(("loss", "metric"), measure(before), strict=True))
     gap = {name: value - reference.metric[name] for name, value in metric.items()}
     return {
         "bundle": bundle,
@@ -92,6 +100,7 @@ def measure_on_bundle(
         "loss_without_prompt": plain,
         "metric": metric,
         "gap": {"loss": loss - reference.loss, **gap},
+        "before": first,
     }
 
 
@@ -100,13 +109,19 @@ def _classify(
 ) -> tuple[float, dict[str, float]]:
     """Mean cross-entropy of the rows' classes, in nats; accuracy and macro-F1."""
     made = model.classify_batch([(list(row.ids), prompts[row.task]) for row in examples])
-    total = 0.0
+    found = [answer.label for answer in made]
+    metric = score("label", found, [row.answer for row in examples])
+    return fmean(class_losses(made, examples)), metric
+
+
+def class_losses(made: Sequence[Classification], examples: Sequence[Example]) -> list[float]:
+    """Cross-entropy of each row's class, in nats."""
+    losses = []
     for row, answer in zip(examples, made, strict=True):
         logits = answer.logits.astype(np.float64)  # (classes,)
         logits -= logits.max()
-        total += float(np.log(np.exp(logits).sum()) - logits[row.label])
-    found = [answer.label for answer in made]
-    return total / len(examples), score("label", found, [row.answer for row in examples])
+        losses.append(float(np.log(np.exp(logits).sum()) - logits[row.label]))
+    return losses
 
 
 def _generate(
@@ -134,14 +149,32 @@ def _loss(
     model: Model, examples: Sequence[Example], prompts: Sequence[LoadedPrompt] | None
 ) -> float:
     """Mean cross-entropy of the answers' tokens, in nats."""
-    total, tokens = 0.0, 0
+    tokens = sum(len(example.answer_ids) for example in examples)
+    return sum(answer_losses(model, examples, prompts)) / tokens
+
+
+def answer_losses(
+    model: Model, examples: Sequence[Example], prompts: Sequence[LoadedPrompt] | None
+) -> list[float]:
+    """Cross-entropy of each row's answer, in nats over all its tokens.
+
+    Args:
+        model: the bundle.
+        examples: the rows.
+        prompts: one for every task; None is the plain model.
+    """
+    losses = []
     for example in examples:
         prompt = None if prompts is None else prompts[example.task]
-        logits = model.logits(list(example.ids), prompt=prompt)  # (tokens, vocabulary)
-        chosen = logits[example.start - 1 : -1].astype(np.float64)  # (answer, vocabulary)
+        if example.target:
+            request = model._compose(list(example.ids), prompt)
+            logits = model._seq2seq("logits").logits(request, example.target[:-1])
+            chosen = logits.astype(np.float64)  # (answer, vocabulary)
+        else:
+            logits = model.logits(list(example.ids), prompt=prompt)  # (tokens, vocabulary)
+            chosen = logits[example.start - 1 : -1].astype(np.float64)  # (answer, vocabulary)
         chosen -= chosen.max(axis=1, keepdims=True)
-        labels = np.asarray(example.ids[example.start :])
+        labels = np.asarray(example.answer_ids)
         picked = chosen[np.arange(len(labels)), labels]  # (answer,)
-        total += float((np.log(np.exp(chosen).sum(axis=1)) - picked).sum())
-        tokens += len(labels)
-    return total / tokens
+        losses.append(float((np.log(np.exp(chosen).sum(axis=1)) - picked).sum()))
+    return losses

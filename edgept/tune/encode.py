@@ -28,6 +28,7 @@ class Example:
             token nothing predicts.
         answer: the answer's text; "" in a text alone.
         task: index of the task in multitask prompt tuning, else 0.
+        target: token ids of an encoder-decoder's answer, which is not in ids; else none.
         label: index of the class under a classifier's head, which is not in ids; else 0.
     """
 
@@ -36,6 +37,12 @@ class Example:
     answer: str
     task: int
     label: int = 0
+    target: tuple[int, ...] = ()
+
+    @property
+    def answer_ids(self) -> tuple[int, ...]:
+        """Token ids of the answer, an end-of-text token included."""
+        return self.target or self.ids[self.start :]
 
 
 def encode(
@@ -47,6 +54,7 @@ def encode(
     drop_long: bool = False,
     tasks: Sequence[str] = ("",),
     labels: Sequence[str] = (),
+    is_seq2seq: bool = False,
 ) -> list[Example]:
     """Encode rows.
 
@@ -58,11 +66,19 @@ def encode(
         drop_long: leave longer rows out.
         tasks: names of the tasks, by index.
         labels: names of a classifier's classes, by index; none where the model answers in words.
+        is_seq2seq: whether the model is an encoder-decoder, which reads requests and writes answers
+            apart; `max_length` is of each.
 
     Raises:
         InvalidFileError: rows are too long or the chat template refuses them; each is named.
-        UsageError: the model has no end-of-text token, or its tokenizer no chat template.
+        UsageError: the model has no end-of-text token, its tokenizer no chat template, or rows of this
+            kind are not for it.
     """
+    if is_seq2seq and data.kind not in ("io", "label"):
+        raise UsageError(
+            f"{data.path} has rows of the kind {data.kind}, and an encoder-decoder learns from the columns "
+            "input and output, or text and label. Name them with --input-column and --output-column."
+        )
     if data.kind == "messages" and not getattr(tokenizer, "chat_template", None):
         raise UsageError(
             f"{data.path} holds conversations, and the model's tokenizer has no chat template. Give "
@@ -81,7 +97,9 @@ def encode(
             examples += _pieces(row, tokenizer, eos_token_ids, max_length, task)
             continue
         try:
-            if labels:
+            if is_seq2seq:
+                found = [_pair(row, tokenizer, eos_token_ids, task)]
+            elif labels:
                 found = [_labelled(row, tokenizer, task, labels)]
             else:
                 found = _answers(row, tokenizer, eos_token_ids, task)
@@ -89,10 +107,11 @@ def encode(
             problems.append((row.line, str(error)))
             continue
         for example in found:
-            if len(example.ids) <= max_length:
+            length = max(len(example.ids), len(example.target))
+            if length <= max_length:
                 examples.append(example)
             elif not drop_long:
-                problems.append((row.line, f"has {len(example.ids)} tokens, room is {max_length}"))
+                problems.append((row.line, f"has {length} tokens, room is {max_length}"))
     if problems:
         shown = "".join(f"\n  line {line} {problem}" for line, problem in problems[:_SHOWN])
         more = f"\n  and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
@@ -149,6 +168,18 @@ def _labelled(row: Row, tokenizer: Any, task: int, labels: Sequence[str]) -> Exa
     if not ids:
         raise _TemplateError("has a text without a token")
     return Example(ids, len(ids), row.label, task, labels.index(row.label))
+
+
+def _pair(row: Row, tokenizer: Any, eos: Sequence[int], task: int) -> Example:
+    """A request with the special tokens around it, and an answer with those that the family writes."""
+    ids = tuple(tokenizer(row.text).input_ids)
+    if not ids:
+        raise _TemplateError("has a request without a token")
+    answer = row.answer if row.answer is not None else row.label
+    target = tuple(tokenizer(text_target=answer).input_ids)
+    if not {*target} & {*eos}:
+        target = (*target, eos[0])
+    return Example(ids, len(ids), answer, task, target=target)
 
 
 def _render(

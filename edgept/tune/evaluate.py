@@ -43,7 +43,7 @@ def measured_rows(examples: Sequence[Example], kind: str, limit: int) -> list[Ex
 
 def answer_room(examples: Sequence[Example]) -> int:
     """Tokens of the longest answer, its end-of-text token included."""
-    return max(len(example.ids) - example.start for example in examples)
+    return max(len(example.answer_ids) for example in examples)
 
 
 def validate(
@@ -84,16 +84,22 @@ def _loss(
 ) -> float:
     total, tokens = 0.0, 0
     for batch in eval_batches(examples, settings.batch_size, backbone.device):
+        is_seq2seq = backbone.source.is_seq2seq
         if adapted is None:
             plain = {name: batch[name] for name in ("input_ids", "attention_mask")}
+            if is_seq2seq:
+                plain["labels"] = batch["labels"]
             logits = backbone.model(**plain, use_cache=False).logits
         else:
-            logits = adapted(**inputs(batch, adapted, settings, labels=False)).logits
-        length = batch["input_ids"].shape[1]
-        logits = logits[
-            :, -length:-1
-        ].float()  # (batch, longest - 1, vocabulary), without the prompt's
-        labels = batch["labels"][:, 1:]  # (batch, longest - 1)
+            logits = adapted(**inputs(batch, adapted, settings, labels=is_seq2seq)).logits
+        labels = batch["labels"]
+        if is_seq2seq:  # each position of the answer predicts its own label
+            logits = logits.float()  # (batch, longest answer, vocabulary)
+        else:
+            length = batch["input_ids"].shape[1]
+            # (batch, longest - 1, vocabulary), without the prompt's
+            logits = logits[:, -length:-1].float()
+            labels = labels[:, 1:]  # (batch, longest - 1)
         losses = torch.nn.functional.cross_entropy(
             logits.transpose(1, 2), labels, ignore_index=-100, reduction="sum"
         )
@@ -112,6 +118,7 @@ def _generate(
     """Greedy answers. Rows of one length go together, since peft lets pads stand behind a prompt."""
     order = sorted(range(len(rows)), key=lambda index: rows[index].start)
     answers = [""] * len(rows)
+    is_seq2seq = backbone.source.is_seq2seq
     eos = backbone.eos_token_ids
     for start, group in groupby(order, key=lambda index: rows[index].start):
         same = list(group)
@@ -133,6 +140,9 @@ def _generate(
                 pad_token_id=eos[0],
                 **extra,
             )
-            for index, tokens in zip(chosen, output[:, start:].tolist(), strict=True):
+            written = output[
+                :, 1 if is_seq2seq else start :
+            ]  # without the request, or the start token
+            for index, tokens in zip(chosen, written.tolist(), strict=True):
                 answers[index] = backbone.tokenizer.decode(tokens, skip_special_tokens=True)
     return answers

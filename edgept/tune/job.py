@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgept.errors import UsageError
+from edgept.export.heads import find_layers
 from edgept.tune.backbone import Backbone, silent
 from edgept.tune.data import Data
 from edgept.tune.encode import Example, encode
@@ -83,12 +84,16 @@ def make_job(
             drop_long=settings.drop_long,
             tasks=tasks,
             labels=labels,
+            is_seq2seq=backbone.source.is_seq2seq,
         )
 
     with silent():
         examples = encoded(training)
         rows = encoded(held_out) if held_out else []
-        head_rate = settings.head_rate(feature_rms(backbone, examples)) if labels else 0.0
+        head_rate = 0.0
+        if labels:
+            num_layers = len(find_layers(backbone.model))
+            head_rate = settings.head_rate(feature_rms(backbone, examples), num_layers)
     return Job(
         backbone,
         settings,

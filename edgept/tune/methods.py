@@ -4,18 +4,20 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import peft
 import torch
 
+from edgept.bundle import SEQ2SEQ_TASK
 from edgept.errors import UsageError
-from edgept.peft_folder import combine_multitask, rows_to_kv
+from edgept.peft_folder import combine_multitask, decoder_layers, rows_to_kv, saved_layers
 from edgept.tune.backbone import Backbone
 from edgept.tune.batches import Batch
 from edgept.tune.encode import Example
 from edgept.tune.head import head_tensors, put_head
 from edgept.tune.settings import Settings
 
-__all__ = ["PEFT_NAMES", "adapt", "export_tensors", "inputs", "peft_config"]
+__all__ = ["PEFT_NAMES", "adapt", "export_tensors", "inputs", "peft_config", "prefix_rows"]
 
 PEFT_NAMES = {
     "prompt-tuning": "prompt_tuning",
@@ -25,7 +27,13 @@ PEFT_NAMES = {
     "cpt": "cpt",
     "head": "head",
 }
-_PEFT_INITS = {"text": "TEXT", "vocab": "SAMPLE_VOCAB", "random": "RANDOM"}
+# what goes on from a prompt file is put there afterwards, see start.py
+_PEFT_TASKS = {
+    "text-generation": "CAUSAL_LM",
+    SEQ2SEQ_TASK: "SEQ_2_SEQ_LM",
+    "text-classification": "SEQ_CLS",
+}
+_PEFT_INITS = {"text": "TEXT", "vocab": "SAMPLE_VOCAB", "random": "RANDOM", "prompt": "RANDOM"}
 
 # CPT marks what each token of its context is; numbers that 4 divides are answers, which stay fixed
 # and are learnt from (Blau et al. 2024, https://arxiv.org/abs/2410.17222).
@@ -62,7 +70,7 @@ def adapt(
     config = peft_config(backbone, settings, examples, num_tasks)
     adapted: Any = peft.get_peft_model(backbone.model, config)
     kind, text = settings.initial()
-    if settings.method == "prefix-tuning" and kind != "random":
+    if settings.method == "prefix-tuning" and kind in ("kv", "vocab"):
         _start_from_cache(adapted, backbone, text, settings.virtual_tokens)
     return adapted
 
@@ -73,9 +81,8 @@ def peft_config(
     """The method's configuration in peft."""
     kind, text = settings.initial()
     # under SEQ_CLS, peft copies the module classifier or score and trains the copy (modules_to_save)
-    classifies = backbone.task == "text-classification"
     common: dict[str, Any] = {
-        "task_type": "SEQ_CLS" if classifies else "CAUSAL_LM",
+        "task_type": _PEFT_TASKS[backbone.task],
         "num_virtual_tokens": settings.virtual_tokens,
     }
     if settings.method == "cpt":
@@ -90,7 +97,18 @@ def peft_config(
             cpt_tokens_type_mask=types,
         )
     if settings.method == "prefix-tuning":
+        if backbone.source.is_seq2seq:
+            layers, heads, head_dim = _decoder_sizes(backbone.model.config)
+            # of an even number peft gives two layers of the decoder the same keys and values
+            common["num_layers"] = layers | 1
+            common |= {"num_attention_heads": heads, "token_dim": heads * head_dim}
         return peft.PrefixTuningConfig(**common)
+    if backbone.source.is_seq2seq:
+        common["num_transformer_submodules"] = 1  # rows for the encoder, and none for the decoder
+    # peft takes the layers' width, where ELECTRA's, ALBERT's and some of OPT's rows are narrower
+    common["token_dim"] = backbone.model.get_input_embeddings().embedding_dim
+    # which rows do not depend on, but peft asks for where it cannot read it (DistilBERT)
+    common |= {"num_layers": 1, "num_attention_heads": 1}
     if settings.method == "p-tuning":
         return peft.PromptEncoderConfig(**common)
     start: dict[str, Any] = {"prompt_tuning_init": _PEFT_INITS[kind]}
@@ -140,9 +158,10 @@ def _prompt_tensors(adapted: Any, settings: Settings) -> list[dict[str, Any]]:
     if settings.method == "prefix-tuning":
         # rows: (num_virtual_tokens, layers · 2 · kv_heads · head_dim)
         heads = config.num_attention_heads
-        return [
-            {"prompt_kv": rows_to_kv(rows, config.num_layers, heads, config.token_dim // heads)}
-        ]
+        cache = rows_to_kv(rows, config.num_layers, heads, config.token_dim // heads)
+        if config.task_type == "SEQ_2_SEQ_LM":
+            cache = decoder_layers(cache)[: _decoder_sizes(adapted.config)[0]]
+        return [{"prompt_kv": cache}]
     if settings.method == "multitask":
         encoder = adapted.prompt_encoder["default"]
         tensors = {
@@ -164,9 +183,39 @@ def _start_from_cache(adapted: Any, backbone: Backbone, text: str, num_virtual_t
         size = backbone.model.get_input_embeddings().num_embeddings
         ids = torch.randint(0, size, (num_virtual_tokens,)).tolist()
     tokens = torch.tensor([ids], device=backbone.device)  # (1, num_virtual_tokens)
-    with torch.no_grad():
-        cache = backbone.model(input_ids=tokens, use_cache=True).past_key_values
-    peft.initialize_kv_prefix_from_past_key_values(adapted, past_key_values=cache)
+    if not backbone.source.is_seq2seq:
+        with torch.no_grad():
+            cache = backbone.model(input_ids=tokens, use_cache=True).past_key_values
+        peft.initialize_kv_prefix_from_past_key_values(adapted, past_key_values=cache)
+        return
+    with torch.no_grad():  # the decoder's, of the tokens as an answer to themselves
+        output = backbone.model(input_ids=tokens, decoder_input_ids=tokens, use_cache=True)
+        layers = output.past_key_values.self_attention_cache.layers
+        pairs = [torch.stack([layer.keys[0], layer.values[0]]) for layer in layers]
+        kv = (
+            torch.stack(pairs).float().cpu().numpy()
+        )  # (layers, 2, heads, num_virtual_tokens, head_dim)
+        weight = adapted.prompt_encoder["default"].embedding.weight
+        weight.copy_(torch.from_numpy(prefix_rows(kv, is_seq2seq=True)))
+
+
+def prefix_rows(cache: npt.NDArray[np.float32], *, is_seq2seq: bool) -> npt.NDArray[np.float32]:
+    """A prompt's keys and values as peft learns them, (num_virtual_tokens, layers · 2 · heads · head_dim).
+
+    Args:
+        cache: (layers, 2, kv_heads, num_virtual_tokens, head_dim).
+        is_seq2seq: whether they are an encoder-decoder's, whose layers peft keeps in another order.
+    """
+    kept = saved_layers(cache) if is_seq2seq else cache
+    return np.ascontiguousarray(kept.transpose(3, 0, 1, 2, 4).reshape(cache.shape[3], -1))
+
+
+def _decoder_sizes(config: Any) -> tuple[int, int, int]:
+    """Layers, heads and head_dim of an encoder-decoder's decoder; T5's heads need not fill its width."""
+    if hasattr(config, "d_kv"):
+        return config.num_decoder_layers, config.num_heads, config.d_kv
+    heads = config.decoder_attention_heads
+    return config.decoder_layers, heads, config.d_model // heads
 
 
 def _context(

@@ -23,14 +23,30 @@ __all__ = ["identify", "make_record"]
 
 
 def identify(
-    settings: Settings, training: Data, held_out: Data | None, backbone: Backbone
+    settings: Settings,
+    training: Data,
+    held_out: Data | None,
+    backbone: Backbone,
+    start: str | None = None,
+    weights: str | None = None,
 ) -> dict[str, Any]:
-    """What decides a run's result, to be compared when it goes on."""
+    """What decides a run's result, to be compared when it goes on.
+
+    Args:
+        settings: of the run.
+        training: rows to learn from.
+        held_out: rows to validate on.
+        backbone: the frozen model.
+        start: SHA-256 of the prompt that the run begins from; None where it begins from none.
+        weights: SHA-256 of the bundle whose weights it is trained against; None of its own.
+    """
     return {
         "settings": asdict(settings),
         "train_sha256": training.sha256,
         "eval_sha256": held_out.sha256 if held_out else None,
         "fingerprint": backbone.fingerprint,
+        "start_sha256": start,
+        "weights_sha256": weights,
         "precision": backbone.precision,
         "device": backbone.device.type,
     }
@@ -79,6 +95,7 @@ def make_record(
         "best": None if best is None else asdict(best),
         "without_prompt": plain,
         "majority": None,
+        "trained_against": {"weights": "float"},
         "bundle": None,
         "warnings": [*state.warnings.values()],
         "tokens": state.tokens,

@@ -1,5 +1,6 @@
 """`edgept tune`: data to a prompt file that is bound to the model it was trained for."""
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -10,10 +11,13 @@ from typing import Any
 import torch
 
 from edgept import __version__, atomic
+from edgept.bundle import read_manifest
 from edgept.errors import EdgeptError, InvalidFileError, UsageError
+from edgept.export.dequantize import is_quantized
 from edgept.prompt import Prompt
 from edgept.prompt_file import format_prompt, write_prompt
 from edgept.tune.backbone import Backbone, load_backbone, silent
+from edgept.tune.bundle_weights import Replaced, bundle_weights
 from edgept.tune.checkpoint import State, load_checkpoint, restore, save_checkpoint
 from edgept.tune.classify import check_method
 from edgept.tune.curve import draw_curve
@@ -28,6 +32,14 @@ from edgept.tune.methods import PEFT_NAMES, adapt, export_tensors
 from edgept.tune.places import Places
 from edgept.tune.record import identify, make_record
 from edgept.tune.settings import Settings
+from edgept.tune.start import (
+    check_start,
+    put_start,
+    read_start,
+    start_digest,
+    start_labels,
+    with_start,
+)
 
 __all__ = ["Tuned", "tune"]
 
@@ -70,7 +82,10 @@ def tune(
         settings: of the run; None takes the defaults.
         evaluation: rows to validate on; without these and without `eval_split`, the last prompt is
             kept instead of the best.
-        bundle: an exported bundle of the model, on which the prompt is validated, too.
+        bundle: an exported bundle of the model, on which the prompt is validated, too. Where it is
+            quantised, the frozen model takes on its weights while the prompt is trained, so that the
+            prompt learns against what will run it; `Settings.weights` turns that off. The prompt still
+            runs on every bundle of the model.
         resume: go on from the checkpoint of a run that was interrupted. A run that had not come to
             its first checkpoint starts anew, and one that is finished is left as it is.
         force: replace the prompt file, and forget a checkpoint.
@@ -80,8 +95,8 @@ def tune(
     Raises:
         UsageError: an argument is out of range, or a file is there already.
         InvalidFileError: rows of the data are malformed, or of a class that nothing trains.
-        IncompatibleError: the bundle is another model's.
-        ExportError: the model cannot be loaded.
+        IncompatibleError: the bundle, or the prompt that the run begins from, is another model's.
+        ExportError: the model cannot be loaded, or the bundle's weights cannot be put into it.
         EdgeptError: the training diverged, or memory ran out.
     """
     settings = settings or Settings()
@@ -89,6 +104,8 @@ def tune(
         raise UsageError("an evaluation file and an evaluation split are both given; give one.")
     if bundle is not None and evaluation is None and settings.eval_split is None:
         raise UsageError("a bundle is compared on held-out rows. Give --eval or --eval-split, too.")
+    start = read_start(settings)
+    settings = with_start(settings, start)
     places = Places.of(output)
     training, held_out = read_training(data, evaluation, settings)
     tasks = task_names(settings, training, held_out)
@@ -120,10 +137,15 @@ def tune(
     check_method(model, settings)
     if model.task == "text-classification" and not labels:
         labels = label_names(training, held_out)
-    where = None
+    labels = start_labels(start, labels)
+    check_start(start, model)
+    where, weights = None, None
     if bundle is not None:
         where = check_bundle(bundle, model.fingerprint, model.task, settings.prompt_length)
-    run = identify(settings, training, held_out, model)
+        weights = where if settings.weights == "bundle" and is_quantized(where) else None
+    run = identify(
+        settings, training, held_out, model, start_digest(start), _weights_digest(weights)
+    )
     if resume and (finished := places.finished(targets, run)) is not None:
         return Tuned(targets, finished)
     job = make_job(model, settings, training, held_out, tasks, labels)
@@ -131,10 +153,21 @@ def tune(
     was_deterministic = torch.are_deterministic_algorithms_enabled()
     try:
         torch.use_deterministic_algorithms(True, warn_only=True)
-        with torch.random.fork_rng(devices=gpus), silent(), keep_head(model):
-            state, plain = _run(job, places, run, tasks, resume, checkpoint_seconds, report)
+        if weights is not None:
+            report(Update(0, 0, "reading the bundle's weights"))
+        with (
+            torch.random.fork_rng(devices=gpus),
+            silent(),
+            bundle_weights(model.model, weights) as replaced,
+            keep_head(model),
+        ):
+            state, plain, first = _run(
+                job, places, run, tasks, start, resume, checkpoint_seconds, report
+            )
             prompts = _prompts(job, places, tasks, state.best)
             record = make_record(job, state, prompts, run, plain)
+            if replaced is not None and weights is not None:
+                record["trained_against"] = _trained_against(weights, replaced)
             if labels and held_out is not None:
                 record["majority"] = majority(training, held_out)
             if where is not None and state.best_validation is not None:
@@ -147,6 +180,7 @@ def tune(
                     settings.metric_rows,
                     state.best_validation,
                     labels,
+                    None if start is None else _prompts(job, places, tasks, first),
                 )
     except torch.OutOfMemoryError as error:
         raise EdgeptError(
@@ -162,6 +196,30 @@ def tune(
     atomic.write_bytes(places.record, text.encode(), overwrite=True)
     places.checkpoint.unlink(missing_ok=True)
     return Tuned(targets, record)
+
+
+def _weights_digest(bundle: str | None) -> str | None:
+    """SHA-256 of a bundle's graphs, by its manifest; None without one."""
+    if bundle is None:
+        return None
+    manifest = read_manifest(Path(bundle))
+    digest = hashlib.sha256()
+    for name, entry in sorted(manifest.files.items()):
+        if name.startswith(manifest.graphs):
+            digest.update(f"{name} {entry.sha256}".encode())
+    return digest.hexdigest()
+
+
+def _trained_against(bundle: str, replaced: Replaced) -> dict[str, Any]:
+    """What the record says of the weights. Activations are float in training, whatever the kernels do."""
+    return {
+        "weights": "bundle",
+        "precision": read_manifest(Path(bundle)).precision,
+        "matrices": replaced.matrices,
+        "relative_error": replaced.relative_error,
+        "largest_error": replaced.largest_error,
+        "activations": "float",
+    }
 
 
 def _prompts(
@@ -204,17 +262,21 @@ def _run(
     places: Places,
     run: dict[str, Any],
     tasks: Sequence[str],
+    start: Prompt | None,
     resume: bool,
     checkpoint_seconds: float,
     report: Callable[[Update], object],
-) -> tuple[State, dict[str, Any] | None]:
-    """The trained state, and the validation of the plain model, which a classifier cannot have."""
+) -> tuple[State, dict[str, Any] | None, list[dict[str, Any]]]:
+    """The trained state, the validation of the plain model (not of a classifier), and the first tensors."""
     settings = job.settings
     content = None
     if resume and places.checkpoint.exists():
         content = load_checkpoint(places.checkpoint, run)
     adapted = adapt(job.backbone, settings, job.examples, len(tasks), len(job.labels))
-    _check_storable(_prompts(job, places, tasks, export_tensors(adapted, settings)))
+    if start is not None:
+        put_start(adapted, start)
+    first = export_tensors(adapted, settings)
+    _check_storable(_prompts(job, places, tasks, first))
     optimizer, schedule = make_optimizer(adapted, job)
     state = State() if content is None else restore(content, adapted, optimizer, schedule)
     plain = None
@@ -249,14 +311,15 @@ def _run(
             f"{settings.rate_option} (now {job.rate:g})."
         )
         report(Update(state.step, job.steps, state.warnings["diverged"], is_warning=True))
-        return state, plain
+        return state, plain, first
     if best is None:
         state.best = export_tensors(adapted, settings)
     elif best.step == 0:
+        untrained = "untrained prompt" if start is None else f"prompt {start.name!r}"
         state.warnings["no better"] = (
-            "no validation was better than the untrained prompt's, which is kept. Lower "
+            f"no validation was better than the {untrained}'s, which is kept. Lower "
             f"{settings.rate_option} (now {job.rate:g}), or give more data."
         )
         report(Update(state.step, job.steps, state.warnings["no better"], is_warning=True))
     save(state)
-    return state, plain
+    return state, plain, first
