@@ -169,7 +169,9 @@ def _prefix_inputs(model: Any, family: EncoderFamily) -> list[GraphInput]:
 def _cache(prefix: torch.Tensor, batch: int) -> DynamicCache:
     """Keys and values of each layer, (batch, heads, prefix, head_dim)."""
     spread = prefix.flatten(0, 1)[:, None].expand(-1, batch, -1, -1, -1)  # (2 · layers, batch, …)
-    return DynamicCache([(spread[2 * layer], spread[2 * layer + 1]) for layer in range(len(prefix))])
+    return DynamicCache(
+        [(spread[2 * layer], spread[2 * layer + 1]) for layer in range(len(prefix))]
+    )
 
 
 def _additive_mask(attention_mask: torch.Tensor, embeds: torch.Tensor) -> torch.Tensor:
