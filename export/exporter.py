@@ -42,7 +42,7 @@ from edgept.export.graph import (
     declare_prompt_input,
 )
 from edgept.export.heads import find_head, head_labels, head_tensors, task_of
-from edgept.export.kept_modules import match_modules
+from edgept.export.kept_modules import head_module, match_modules
 from edgept.export.llm_builder import BuilderError
 from edgept.export.parity import check_parity
 from edgept.export.pooling import read_pooling
@@ -209,7 +209,7 @@ def _build(
     generates = source.task == "text-generation"
     frozen = cache(partial(load_frozen, source))
     if weights.exclude_modules:
-        match_modules(frozen(), weights.exclude_modules)
+        _check_exclusions(frozen(), weights)
     if generates and llm_builder.knows(source):
         weights.check_width(source.config.get_text_config().hidden_size)
         try:
@@ -261,6 +261,7 @@ def _build_with_builder(
             reference = frozen()  # while the builder works
             graph = ir.load(llm_builder.finish(process, built, log))
             llm_builder.check_kept(graph.graph, kept)
+            llm_builder.tie(graph.graph)
             _add_prompt_input(graph.graph, reference.get_input_embeddings())
             # into memory, since the builder's folder goes
             ir.external_data.load_to_model(graph)
@@ -286,7 +287,7 @@ def _build_seq2seq(
             "values in float16, which no exporter can follow. Choose --precision fp32."
         )
     reference = load_frozen(source)
-    match_modules(reference, weights.exclude_modules)
+    _check_exclusions(reference, weights)
     unread = unread_settings(reference.generation_config)
     if unread:
         progress(
@@ -303,6 +304,20 @@ def _build_seq2seq(
     width = reference.get_input_embeddings().embedding_dim
     declare_prompt_input(graphs[0].graph, width, float_type)
     return reference, graphs, kv
+
+
+def _check_exclusions(model: Any, weights: WeightFormat) -> None:
+    """Refuse modules to exclude that are not there, or that get a precision of their own.
+
+    Raises:
+        UsageError: with the reason.
+    """
+    for pattern, names in match_modules(model, weights.exclude_modules).items():
+        if weights.head_precision is not None and head_module(model) in names:
+            raise UsageError(
+                f"--exclude-modules {pattern!r} keeps the head's float weights, and --head-precision makes "
+                f"them {weights.head_precision}. Leave one of the two out."
+            )
 
 
 def _check_head(graphs: list[ir.Model], weights: WeightFormat) -> None:

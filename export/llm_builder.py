@@ -18,7 +18,7 @@ from edgept.export.kept_modules import head_module, match_modules
 from edgept.export.source import ModelSource
 from edgept.export.weights import WeightFormat
 
-__all__ = ["BuilderError", "build", "check_kept", "finish", "kept_nodes", "knows"]
+__all__ = ["BuilderError", "build", "check_kept", "finish", "kept_nodes", "knows", "tie"]
 
 # Architectures that the builder turns into one text decoder with the inputs of edgept's contract, each
 # tried against PyTorch with builder 0.18. Not OLMo (its graph differs by 0.7 of the
@@ -113,6 +113,21 @@ def check_kept(graph: ir.Graph, kept: Sequence[str]) -> None:
         raise BuilderError(f"the builder's graph has no {lost[0]} with float weights.")
 
 
+def tie(graph: ir.Graph) -> None:
+    """Let an embedding that shares the head's integers read them by the names that they have.
+
+    Of an 8-bit head, builder 0.18 gives the embedding names of another quantizer than the one that it uses.
+    """
+    for lookup in [node for node in graph if node.op_type == "GatherBlockQuantized"]:
+        # (rows, width) of the weight, which is (rows, blocks, block) in the head; ids; scales
+        reshape = lookup.inputs[0].producer() if lookup.inputs[0] is not None else None
+        head = next((node for node in graph if (node.name or "").startswith(f"{_HEAD}_Q")), None)
+        if reshape is None or head is None or reshape.op_type != "Reshape":
+            continue
+        for node, index, value in ((reshape, 0, head.inputs[1]), (lookup, 2, head.inputs[2])):
+            node.replace_input_with(index, value)
+
+
 def build(
     source: ModelSource,
     folder: Path,
@@ -138,6 +153,9 @@ def build(
         options += [f"accuracy_level={weights.accuracy_level}", f"block_size={weights.block_size}"]
     if kept:
         options.append(f"nodes_to_exclude={','.join(kept)}")
+        # layers that pack q, k and v break behind one that must not (builder 0.18)
+        if any(f"/{part}/" in node for node in kept for part in _PARTS["qkv_proj"]):
+            options.append("fuse_qkv=false")
     if weights.head_precision is not None:
         options.append(f"matmul_mixed_precision=last_matmul:{weights.head_precision}")
     command = [
