@@ -39,8 +39,10 @@ def classifier(
         config = peft.PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=5)
         adapted: Any = peft.get_peft_model(base, config).eval()
         for name, parameter in adapted.named_parameters():
-            if "modules_to_save" in name or "prompt_encoder" in name:
-                parameter.normal_(std=0.5)
+            if "prompt_encoder" in name:
+                parameter.normal_(std=0.05)
+            elif "modules_to_save" in name:
+                parameter.normal_(std=0.5 if parameter.dim() > 1 else 0.0)
         adapted.save_pretrained(str(folder))
         found = [
             int(adapted(input_ids=tokens, attention_mask=torch.ones_like(tokens)).logits.argmax())

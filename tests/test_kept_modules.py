@@ -50,9 +50,7 @@ def weights_of(bundle: Path) -> Counter[str]:
     return found
 
 
-@pytest.mark.parametrize(
-    ("kind", "precision"), [("llama", "int4"), ("gpt2", "int8"), ("t5", "int4")]
-)
+@pytest.mark.parametrize(("kind", "precision"), [("llama", "int4"), ("gpt2", "int8")])
 def test_without_any_integers_it_is_pytorch(
     kind: str, precision: str, folder: Folder, tmp_path: Path
 ) -> None:
@@ -76,7 +74,7 @@ def test_without_any_integers_it_is_pytorch(
             ["*.mlp.down_proj", "model.layers.0.self_attn.q_proj"],
             {"float": 3 + 1, "4": 3 * 7 - 4, "8": 1},
         ),
-        ("qwen2", ["model.layers.1"], {"float": 7, "4": 5, "8": 1}),  # not tied
+        ("qwen2", ["model.layers.1"], {"float": 7, "4": 7, "8": 1}),  # not tied
         ("gpt2", ["transformer.h.0.*", "*.c_proj"], {"float": 4 + 2, "4": 2, "8": 1}),
         # keys and values of the cross-attention are in the encoder's graph
         ("t5", ["decoder.block.*.layer.1"], {"float": 3 * 4, "8": 1}),
