@@ -20,6 +20,9 @@ TOLERANCE: dict[str, float | None] = {
     "int4": None,
 }
 
+# What quantised weights may cost before other ways of storing them are named.
+_POINTS, _PERCENT = 0.5, 5.0
+
 
 @dataclass(frozen=True)
 class OnRows:
@@ -101,6 +104,16 @@ class Parity:
         if self.tolerance is None:
             return math.isfinite(self.max_rel)
         return self.max_rel <= self.tolerance and self.greedy_diverged == 0
+
+    @property
+    def is_costly(self) -> bool:
+        """Whether more than half a point of accuracy, or 5 % of perplexity, is lost."""
+        rows = self.on_rows
+        if rows is not None and rows.metric == "accuracy" and rows.change < -_POINTS:
+            return True
+        changes = [self.perplexity["change_percent"]] if self.perplexity is not None else []
+        changes += [rows.change] if rows is not None and rows.metric == "perplexity" else []
+        return any(change > _PERCENT for change in changes)
 
     def to_manifest(self) -> dict[str, Any]:
         """The fields as the manifest keeps them."""

@@ -173,6 +173,28 @@ def test_an_export_measures_a_quantised_model(
 
 
 @pytest.mark.parametrize(
+    ("metric", "reference", "bundle", "perplexity", "expected"),
+    [
+        ("accuracy", 0.90, 0.896, None, False),
+        ("accuracy", 0.90, 0.894, None, True),
+        ("accuracy", 0.90, 0.91, 6.0, True),
+        ("perplexity", 2.0, 2.09, None, False),
+        ("perplexity", 2.0, 2.11, 1.0, True),
+    ],
+)
+def test_what_costs_too_much(
+    metric: str, reference: float, bundle: float, perplexity: float | None, expected: bool
+) -> None:
+    from edgept.export.tally import OnRows, Tally
+
+    tally = Tally(None)
+    tally.add(np.ones((1, 2), np.float32), np.ones((1, 2), np.float32))
+    text = None if perplexity is None else {"change_percent": perplexity}
+    rows = OnRows(metric, 10, reference, bundle, 10, 9, "")
+    assert tally.parity("PyTorch", text, rows).is_costly is expected
+
+
+@pytest.mark.parametrize(
     ("kind", "task", "rows", "options", "words"),
     [
         ("bert", TASK, "input,output\na,b\n", [], "rows of the kind io"),

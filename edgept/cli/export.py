@@ -134,8 +134,20 @@ def export(
         click.echo("parity: skipped (--no-verify)")
     else:
         click.echo(f"parity: {result.parity}")
+        if result.parity.is_costly:
+            click.echo(f"too much? {_levers(manifest.precision, manifest.task)}")
     bundle = "" if str(result.bundle) == "bundle" else f"-b {result.bundle} "
     if manifest.head_size is not None:
         own = ", ".join(manifest.labels) or "none; prompts bring theirs"
         click.echo(f"head of its own: {own}")
     click.echo(f'next: edgept run {bundle}--prompt PROMPT "your text"')
+
+
+def _levers(precision: str, task: str) -> str:
+    """What gets quality back for bytes; benchmarks/QUANTISATION.md has what each gives."""
+    if precision != "int4":
+        return "--block-size 16, --exclude-modules PATTERN and --precision fp32 give quality back."
+    head = "--head-precision int8, " if task.endswith("generation") else ""
+    return (
+        f"--block-size 16, {head}--exclude-modules PATTERN and --precision int8 give quality back."
+    )
