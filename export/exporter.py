@@ -42,7 +42,7 @@ from edgept.export.graph import (
     declare_prompt_input,
 )
 from edgept.export.heads import find_head, head_labels, head_tensors, task_of
-from edgept.export.kept_modules import head_module, match_modules
+from edgept.export.kept_modules import check_exclusions, check_head
 from edgept.export.llm_builder import BuilderError
 from edgept.export.parity import check_parity
 from edgept.export.pooling import read_pooling
@@ -173,7 +173,7 @@ def export_model(
         data = None if verify_data is None else read_rows(verify_data, columns, source.task)
         build = _build_seq2seq if source.is_seq2seq else _build
         reference, graphs, kv = build(source, folder, log, weights, progress)
-        _check_head(graphs, weights)
+        check_head(graphs, weights)
         if generates:
             add_logits_to_keep(graphs[0].graph)
         progress("writing the bundle")
@@ -209,7 +209,7 @@ def _build(
     generates = source.task == "text-generation"
     frozen = cache(partial(load_frozen, source))
     if weights.exclude_modules:
-        _check_exclusions(frozen(), weights)
+        check_exclusions(frozen(), weights)
     if generates and llm_builder.knows(source):
         weights.check_width(source.config.get_text_config().hidden_size)
         try:
@@ -287,7 +287,7 @@ def _build_seq2seq(
             "values in float16, which no exporter can follow. Choose --precision fp32."
         )
     reference = load_frozen(source)
-    _check_exclusions(reference, weights)
+    check_exclusions(reference, weights)
     unread = unread_settings(reference.generation_config)
     if unread:
         progress(
@@ -304,36 +304,6 @@ def _build_seq2seq(
     width = reference.get_input_embeddings().embedding_dim
     declare_prompt_input(graphs[0].graph, width, float_type)
     return reference, graphs, kv
-
-
-def _check_exclusions(model: Any, weights: WeightFormat) -> None:
-    """Refuse modules to exclude that are not there, or that get a precision of their own.
-
-    Raises:
-        UsageError: with the reason.
-    """
-    for pattern, names in match_modules(model, weights.exclude_modules).items():
-        if weights.head_precision is not None and head_module(model) in names:
-            raise UsageError(
-                f"--exclude-modules {pattern!r} keeps the head's float weights, and --head-precision makes "
-                f"them {weights.head_precision}. Leave one of the two out."
-            )
-
-
-def _check_head(graphs: list[ir.Model], weights: WeightFormat) -> None:
-    """Make sure that the head has the precision that was asked for.
-
-    Raises:
-        ExportError: no graph has such a head.
-    """
-    if weights.head_precision is None:
-        return
-    nodes = [node for graph in graphs for node in graph.graph if node.op_type == "MatMulNBits"]
-    if not any(node.attributes["bits"].as_int() == 8 for node in nodes):
-        raise ExportError(
-            "the head's product is not in the graph by its name, so it did not become int8. Leave "
-            "--head-precision out, and please report this model's config.json."
-        )
 
 
 def _default_head(reference: Any, dtype: ir.DataType) -> dict[str, Any]:

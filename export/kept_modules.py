@@ -16,8 +16,16 @@ from transformers.pytorch_utils import Conv1D
 
 from edgept.errors import ExportError, UsageError
 from edgept.export.heads import find_layers
+from edgept.export.weights import WeightFormat
 
-__all__ = ["TRACED_MODULES", "head_module", "match_modules", "products_of_modules"]
+__all__ = [
+    "TRACED_MODULES",
+    "check_exclusions",
+    "check_head",
+    "head_module",
+    "match_modules",
+    "products_of_modules",
+]
 
 # In the graph's meta: the traced module's modules by name. It is in memory only, and not saved.
 TRACED_MODULES = "edgept.traced_modules"
@@ -43,6 +51,36 @@ def match_modules(model: Any, patterns: Sequence[str]) -> dict[str, list[str]]:
         if not found[pattern]:
             raise UsageError(_nothing(model, pattern, names))
     return found
+
+
+def check_exclusions(model: Any, weights: WeightFormat) -> None:
+    """Refuse modules to exclude that are not there, or that get a precision of their own.
+
+    Raises:
+        UsageError: with the reason.
+    """
+    for pattern, names in match_modules(model, weights.exclude_modules).items():
+        if weights.head_precision is not None and head_module(model) in names:
+            raise UsageError(
+                f"--exclude-modules {pattern!r} keeps the head's float weights, and --head-precision makes "
+                f"them {weights.head_precision}. Leave one of the two out."
+            )
+
+
+def check_head(graphs: Sequence[ir.Model], weights: WeightFormat) -> None:
+    """Make sure that the head has the precision that was asked for.
+
+    Raises:
+        ExportError: no graph has such a head.
+    """
+    if weights.head_precision is None:
+        return
+    nodes = [node for graph in graphs for node in graph.graph if node.op_type == "MatMulNBits"]
+    if not any(node.attributes["bits"].as_int() == 8 for node in nodes):
+        raise ExportError(
+            "the head's product is not in the graph by its name, so it did not become int8. Leave "
+            "--head-precision out, and please report this model's config.json."
+        )
 
 
 def head_module(model: Any) -> str:
