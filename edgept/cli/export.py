@@ -135,7 +135,7 @@ def export(
     else:
         click.echo(f"parity: {result.parity}")
         if result.parity.is_costly:
-            click.echo(f"too much? {_levers(manifest.precision, manifest.task)}")
+            click.echo(f"quality is lost: {_levers(manifest.precision, manifest.task)}")
     bundle = "" if str(result.bundle) == "bundle" else f"-b {result.bundle} "
     if manifest.head_size is not None:
         own = ", ".join(manifest.labels) or "none; prompts bring theirs"
@@ -144,10 +144,12 @@ def export(
 
 
 def _levers(precision: str, task: str) -> str:
-    """What gets quality back for bytes; benchmarks/QUANTISATION.md has what each gives."""
+    """What gets quality back for bytes, best first; benchmarks/QUANTISATION.md has what each gives."""
+    ways = ["--exclude-modules PATTERN", "another --block-size"]
     if precision != "int4":
-        return "--block-size 16, --exclude-modules PATTERN and --precision fp32 give quality back."
-    head = "--head-precision int8, " if task.endswith("generation") else ""
-    return (
-        f"--block-size 16, {head}--exclude-modules PATTERN and --precision int8 give quality back."
-    )
+        ways.append("--precision fp32")
+    else:
+        ways.append("--precision int8")
+        if task.endswith("generation"):
+            ways.insert(0, "--head-precision int8")
+    return f"{', '.join(ways[:-1])} or {ways[-1]} may give it back."
