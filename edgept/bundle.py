@@ -120,6 +120,8 @@ class Manifest:
         eos_token_ids: ids that end a generation.
         precision: of the weights: fp32, fp16, int8, int8-dynamic or int4.
         block_size: weights that share a scale; None where they are floats, or nobody wrote it down.
+        exclude_modules: globs of the modules that kept float weights where others are integers.
+        head_precision: of a language model's head where it is another one, "int8"; else None.
         decoding: how an encoder-decoder generates; None of other models, whose requests say it all.
         float_type: numpy name of the graph's float inputs and outputs, "float32" or "float16".
         target: cpu, cuda or jetson.
@@ -157,6 +159,8 @@ class Manifest:
     pooling: str | None = None
     normalize: bool = False
     block_size: int | None = None
+    exclude_modules: list[str] = field(default_factory=list)
+    head_precision: str | None = None
     decoding: Decoding | None = None
     files: dict[str, BundleFile] = field(default_factory=dict)
     parity: dict[str, Any] = field(default_factory=dict)
@@ -290,6 +294,8 @@ def _check_fields(manifest: Manifest, path: Path) -> None:
         and bool(manifest.providers)
         and _is_list(manifest.eos_token_ids, int)
         and _is_list(manifest.labels, str)
+        and _is_list(manifest.exclude_modules, str)
+        and manifest.head_precision in (None, "int8")
         and {type(manifest.bos_token_id), type(manifest.pad_token_id), type(manifest.block_size)}
         <= {int, type(None)}
         and {type(manifest.head_dense), type(manifest.normalize)} == {bool}

@@ -13,9 +13,11 @@ Code organization (a model passes through these in order):
     seq2seq_exporter.py     encoder-decoders, two graphs; generation_rules.py their generation_config
     graph.py            what both graphs get: virtual tokens, logits_to_keep, metadata
     genai_config.py     what a stock onnxruntime-genai program reads
+    weights.py          what becomes of the weights; kept_modules.py which of them stay float
     quantize.py         int4 and int8 weights for graphs from torch.onnx
     parity.py           PyTorch against the bundle, figure by figure: generation_parity.py, and
-                        seq2seq_parity.py; forward_parity.py where nothing is generated; collected by tally.py
+                        seq2seq_parity.py; forward_parity.py where nothing is generated; collected by tally.py.
+                        data_parity.py for the metric over the user's rows
     chatter.py          their messages, to a log
     exporter.py         `edgept export`: all of the above, then one rename
     verifier.py         `edgept verify`: parity on demand, with peft itself as the reference;

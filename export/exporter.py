@@ -4,10 +4,11 @@ import copy
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx_ir as ir
@@ -27,6 +28,7 @@ from edgept.bundle import (
 from edgept.errors import ExportError, UsageError
 from edgept.export import llm_builder
 from edgept.export.chatter import logged
+from edgept.export.data_parity import read_rows
 from edgept.export.decoder_classifier import export_decoder_classifier
 from edgept.export.encoder_exporter import export_encoder, padding_id, prefix_geometry
 from edgept.export.families import ENCODERS, SEQ2SEQ
@@ -41,6 +43,7 @@ from edgept.export.graph import (
     declare_prompt_input,
 )
 from edgept.export.heads import find_head, head_labels, head_tensors, task_of
+from edgept.export.kept_modules import check_exclusions, check_head
 from edgept.export.llm_builder import BuilderError
 from edgept.export.parity import check_parity
 from edgept.export.pooling import read_pooling
@@ -51,6 +54,9 @@ from edgept.export.tally import Parity
 from edgept.export.torch_exporter import export_decoder, probe_kv
 from edgept.export.weights import PRECISIONS, WeightFormat
 from edgept.runtime.model import load
+
+if TYPE_CHECKING:
+    from edgept.tune.settings import Columns
 
 __all__ = ["Export", "export_model"]
 
@@ -95,9 +101,13 @@ def export_model(
     task: str | None = None,
     target: str = "cpu",
     block_size: int = 32,
+    exclude_modules: Sequence[str] = (),
+    head_precision: str | None = None,
     max_virtual_tokens: int | None = None,
     verify: bool = True,
     verify_text: str | None = None,
+    verify_data: str | os.PathLike[str] | None = None,
+    columns: "Columns | None" = None,
     force: bool = False,
     progress: Callable[[str], object] = lambda _: None,
 ) -> Export:
@@ -116,10 +126,16 @@ def export_model(
         target: cpu, cuda or jetson: execution provider and float type.
         block_size: weights that share a scale in int8 and int4: 16, 32, 64, 128 or 256. Larger ones
             are smaller in memory and quicker, and keep less of the model.
+        exclude_modules: globs on the names of modules, as PyTorch's `named_modules` has them; the linear
+            layers that they name, or that are in a module that they name, keep float weights.
+        head_precision: int8 for the head of a language model whose other weights are int4.
         max_virtual_tokens: longest prompt that the bundle takes; None is 1024 or what the model's
             longest sequence leaves.
         verify: compare with PyTorch; above the tolerance in fp32 or fp16 nothing is left behind.
         verify_text: a text on which perplexity is compared, too.
+        verify_data: rows as `edgept tune` takes them, on which the task's metric is compared, too: the
+            accuracy of a model with a head of its own, the perplexity of answers.
+        columns: names of the columns there.
         force: replace an existing bundle. A folder that is not a bundle is never replaced.
         progress: called with what is being done.
 
@@ -146,14 +162,19 @@ def export_model(
             # encoders are small, and run once a text: their weights are not what takes the time
             on_cpu = (source.is_encoder or source.is_seq2seq) and target == "cpu"
             precision = "fp32" if on_cpu else PRECISIONS[target][0]
-        weights = WeightFormat(precision, target, block_size)
+        weights = WeightFormat(
+            precision, target, block_size, tuple(exclude_modules), head_precision
+        )
+        weights.check_exceptions(source.task)
         if weights.dynamic and not source.is_encoder:
             raise UsageError(
                 "int8-dynamic is quicker only where many tokens are run at once, so it is for encoders. "
                 "Choose int8 or int4."
             )
+        data = None if verify_data is None else read_rows(verify_data, columns, source.task)
         build = _build_seq2seq if source.is_seq2seq else _build
         reference, graphs, kv = build(source, folder, log, weights, progress)
+        check_head(graphs, weights)
         if generates:
             add_logits_to_keep(graphs[0].graph)
         progress("writing the bundle")
@@ -169,7 +190,9 @@ def export_model(
             progress("comparing with PyTorch")
             providers = None if target == "cpu" else ["CPUExecutionProvider"]
             bundle = load(folder, providers=providers, check_hashes=False)
-            parity = check_parity(reference, bundle, precision=precision, verify_text=verify_text)
+            parity = check_parity(
+                reference, bundle, precision=precision, verify_text=verify_text, data=data
+            )
             checked = {**parity.to_manifest(), "providers": bundle.providers}
             manifest = replace(manifest, parity=checked)
             (folder / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
@@ -185,28 +208,16 @@ def _build(
 ) -> tuple[Any, list[ir.Model], KVGeometry | None]:
     """The frozen PyTorch model, the graph with its prompt input, and the cache's geometry."""
     generates = source.task == "text-generation"
+    frozen = cache(partial(load_frozen, source))
+    if weights.exclude_modules:
+        check_exclusions(frozen(), weights)
     if generates and llm_builder.knows(source):
         weights.check_width(source.config.get_text_config().hidden_size)
-        with tempfile.TemporaryDirectory(prefix="edgept-work-") as work:
-            progress(f"building the {weights.precision} graph with onnxruntime-genai's builder")
-            built = Path(work) / "built"
-            process = llm_builder.build(source, built, weights, cache=Path(work) / "c", log=log)
-            try:
-                reference = load_frozen(source)  # while the builder works
-                graph = ir.load(llm_builder.finish(process, built, log))
-            except BuilderError as error:
-                progress(f"{error} Exporting with torch.onnx instead")
-            else:
-                _add_prompt_input(graph.graph, reference.get_input_embeddings())
-                # into memory, since the builder's folder goes
-                ir.external_data.load_to_model(graph)
-                shutil.copy(built / "genai_config.json", folder)
-                return reference, [graph], probe_kv(reference, shared_buffer=True)
-            finally:
-                process.kill()
-                process.wait()
-    else:
-        reference = load_frozen(source)
+        try:
+            return _build_with_builder(source, frozen, folder, log, weights, progress)
+        except BuilderError as error:
+            progress(f"{error} Exporting with torch.onnx instead")
+    reference = frozen()
     progress("exporting the graph with torch.onnx")
     model = copy.deepcopy(reference).half() if weights.half else reference
     kv: KVGeometry | None
@@ -219,13 +230,50 @@ def _build(
         graph = (export_decoder if generates else export_decoder_classifier)(model, kv)
     if weights.bits is not None:
         progress(f"quantising the weights to {weights.precision}")
-        graph = quantize_weights(graph, weights)
+        graph = quantize_weights(graph, weights, model)
     float_type = ir.DataType.FLOAT16 if weights.half else ir.DataType.FLOAT
     declare_prompt_input(graph.graph, reference.get_input_embeddings().embedding_dim, float_type)
     if kv is not None and kv.prefix_only:
         declare_prefix_input(graph.graph, kv, float_type)
     declare_head_inputs(graph.graph, _default_head(reference, float_type))
     return reference, [graph], kv
+
+
+def _build_with_builder(
+    source: ModelSource,
+    frozen: Callable[[], Any],
+    folder: Path,
+    log: Path,
+    weights: WeightFormat,
+    progress: Callable[[str], object],
+) -> tuple[Any, list[ir.Model], KVGeometry]:
+    """The same of a model that onnxruntime-genai's builder knows; its genai_config.json goes to the folder.
+
+    Raises:
+        BuilderError: the builder does not get along with the model.
+    """
+    kept = []
+    if weights.exclude_modules:
+        kept = llm_builder.kept_nodes(frozen(), weights.exclude_modules)
+    with tempfile.TemporaryDirectory(prefix="edgept-work-") as work:
+        progress(f"building the {weights.precision} graph with onnxruntime-genai's builder")
+        built = Path(work) / "built"
+        process = llm_builder.build(
+            source, built, weights, kept=kept, cache=Path(work) / "c", log=log
+        )
+        try:
+            reference = frozen()  # while the builder works
+            graph = ir.load(llm_builder.finish(process, built, log))
+            llm_builder.check_kept(graph.graph, kept)
+            llm_builder.tie(graph.graph)
+            _add_prompt_input(graph.graph, reference.get_input_embeddings())
+            # into memory, since the builder's folder goes
+            ir.external_data.load_to_model(graph)
+            shutil.copy(built / "genai_config.json", folder)
+            return reference, [graph], probe_kv(reference, shared_buffer=True)
+        finally:
+            process.kill()
+            process.wait()
 
 
 def _build_seq2seq(
@@ -243,6 +291,7 @@ def _build_seq2seq(
             "values in float16, which no exporter can follow. Choose --precision fp32."
         )
     reference = load_frozen(source)
+    check_exclusions(reference, weights)
     unread = unread_settings(reference.generation_config)
     if unread:
         progress(
@@ -254,7 +303,7 @@ def _build_seq2seq(
     graphs = list(export_seq2seq(model, family, kv))
     if weights.bits is not None:
         progress(f"quantising the weights to {weights.precision}")
-        graphs = [quantize_weights(graph, weights) for graph in graphs]
+        graphs = [quantize_weights(graph, weights, model) for graph in graphs]
     float_type = ir.DataType.FLOAT16 if weights.half else ir.DataType.FLOAT
     width = reference.get_input_embeddings().embedding_dim
     declare_prompt_input(graphs[0].graph, width, float_type)
@@ -343,6 +392,8 @@ def _describe(
         eos_token_ids=source.eos_token_ids,
         precision=weights.precision,
         block_size=weights.block_size if weights.bits and not weights.dynamic else None,
+        exclude_modules=list(weights.exclude_modules),
+        head_precision=weights.head_precision,
         float_type="float16" if rows.dtype == ir.DataType.FLOAT16 else "float32",
         target=weights.target,
         providers=_PROVIDERS[weights.target],

@@ -3,51 +3,79 @@
 Every product with a constant matrix becomes MatMulNBits: blocks along the input dimension, symmetric,
 with activations quantised to int8 inside the kernel (accuracy level 4) on the CPU. With int8-dynamic it
 becomes MatMulInteger between a DynamicQuantizeLinear and a rescaling, which onnxruntime fuses when it
-loads the graph. Embedding tables keep their precision.
+loads the graph. Embedding tables keep their precision, and so do the modules that a user excludes.
 """
 
 import logging
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
+from edgept.export.kept_modules import head_module, match_modules, products_of_modules
 from edgept.export.weights import WeightFormat
 
 __all__ = ["quantize_weights"]
 
 
-def quantize_weights(model: ir.Model, weights: WeightFormat) -> ir.Model:
+def quantize_weights(model: ir.Model, weights: WeightFormat, traced: Any) -> ir.Model:
     """Quantise the constant matrices of a graph.
 
     Args:
-        model: a graph with float weights in memory.
+        model: a graph of `tracing.trace`, with float weights in memory.
         weights: of integers.
+        traced: the PyTorch model that it is of, whole or in parts.
 
     Returns:
         The quantised model.
+
+    Raises:
+        UsageError: a pattern of modules to exclude names none.
     """
+    _products_with_constants(model.graph)
+    kept, head = _exceptions(model, weights, traced)
+    if weights.dynamic:
+        return _quantize_dynamically(model, kept)
+    quantized = _quantize(ir.to_proto(model), weights, weights.bits, [*kept, *head])
+    if head:
+        quantized = _quantize(quantized, weights, 8, kept)  # what is left of the float products
+    result: ir.Model = ir.from_proto(quantized)
+    return result
+
+
+def _exceptions(model: ir.Model, weights: WeightFormat, traced: Any) -> tuple[list[str], list[str]]:
+    """Names of the products that stay in float, and of the head's where it has a precision of its own."""
+    products = products_of_modules(model, traced)
+    named = match_modules(traced, weights.exclude_modules).values()
+    excluded = {module for modules in named for module in modules}
+    kept = [node for node, module in products.items() if module in excluded]
+    if weights.head_precision is None:
+        return kept, []
+    head = head_module(traced)
+    return kept, [node for node, module in products.items() if module == head]
+
+
+def _quantize(proto: Any, weights: WeightFormat, bits: int | None, exclude: Sequence[str]) -> Any:
     from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
-    _products_with_constants(model.graph)
-    if weights.dynamic:
-        return _quantize_dynamically(model)
     quantizer = MatMulNBitsQuantizer(
-        ir.to_proto(model),
-        bits=weights.bits,
+        proto,
+        bits=bits,
         block_size=weights.block_size,
         is_symmetric=True,
         accuracy_level=weights.accuracy_level or None,
+        nodes_to_exclude=exclude,
         op_types_to_quantize=("MatMul",),
     )
     logging.getLogger("onnxruntime.quantization.matmul_nbits_quantizer").setLevel(logging.ERROR)
     quantizer.process()
-    quantized: ir.Model = ir.from_proto(quantizer.model.model)
-    return quantized
+    return quantizer.model.model
 
 
-def _quantize_dynamically(model: ir.Model) -> ir.Model:
+def _quantize_dynamically(model: ir.Model, kept: Sequence[str]) -> ir.Model:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     with tempfile.TemporaryDirectory(prefix="edgept-work-") as work:
@@ -56,6 +84,7 @@ def _quantize_dynamically(model: ir.Model) -> ir.Model:
             ir.to_proto(model),
             path,
             op_types_to_quantize=["MatMul"],
+            nodes_to_exclude=list(kept),
             per_channel=True,
             weight_type=QuantType.QInt8,
             # products of two activations (attention) stay in float
@@ -74,6 +103,7 @@ def _products_with_constants(graph: ir.Graph) -> None:
             transposed = _int_attribute(node, "transB") == 1
             constant = _stored(graph, weight, transposed=transposed)
             product = ir.node("MatMul", [activation, constant], name=f"{node.name}/MatMul")
+            product.metadata_props.update(node.metadata_props)  # says which module's it is
             replacement = [product]
             if bias and bias[0] is not None:
                 replacement.append(

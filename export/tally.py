@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["TOLERANCE", "Parity", "Tally"]
+__all__ = ["TOLERANCE", "OnRows", "Parity", "Tally"]
 
 # Largest difference over largest logit. int8 is judged loosely, to find a wrong graph; int4 and
 # int8-dynamic cost some models more than a wrong graph would, so they are measured and not judged.
@@ -19,6 +19,50 @@ TOLERANCE: dict[str, float | None] = {
     "int8-dynamic": None,
     "int4": None,
 }
+
+# What quantised weights may cost before other ways of storing them are named.
+_POINTS, _PERCENT = 0.5, 5.0
+
+
+@dataclass(frozen=True)
+class OnRows:
+    """The task's own metric over rows of the user's, in PyTorch and in the bundle.
+
+    Attributes:
+        metric: "accuracy", from 0 to 1, of classes; "perplexity" of answers, or of texts alone.
+        rows: that were measured, all of the file.
+        reference: the metric in PyTorch.
+        bundle: and in the bundle.
+        predictions: most probable classes, or tokens of answers, that were compared.
+        equal: of these, those that are the same in both.
+        sha256: of the file of rows.
+    """
+
+    metric: str
+    rows: int
+    reference: float
+    bundle: float
+    predictions: int
+    equal: int
+    sha256: str
+
+    @property
+    def change(self) -> float:
+        """Of accuracy in points, hundredths; of perplexity in percent."""
+        if self.metric == "accuracy":
+            return (self.bundle - self.reference) * 100
+        return (self.bundle / self.reference - 1) * 100
+
+    def __str__(self) -> str:
+        if self.metric == "accuracy":
+            return (
+                f"accuracy {self.reference:.2%} → {self.bundle:.2%} ({self.change:+.2f} points), "
+                f"{self.equal} of {self.predictions} predictions equal"
+            )
+        return (
+            f"perplexity of {self.rows} rows {self.reference:.3f} → {self.bundle:.3f} "
+            f"({self.change:+.2f} %), {self.equal} of {self.predictions} tokens equal"
+        )
 
 
 @dataclass(frozen=True)
@@ -38,6 +82,7 @@ class Parity:
         perplexity: "reference", "bundle" and "change_percent" on the user's text; None without one.
         tolerance: of max_rel; None where it is not judged.
         seconds: that the check took.
+        on_rows: the task's metric over the user's rows; None without any.
     """
 
     reference: str
@@ -51,6 +96,7 @@ class Parity:
     perplexity: dict[str, float] | None
     tolerance: float | None
     seconds: float
+    on_rows: OnRows | None = None
 
     @property
     def passed(self) -> bool:
@@ -59,9 +105,23 @@ class Parity:
             return math.isfinite(self.max_rel)
         return self.max_rel <= self.tolerance and self.greedy_diverged == 0
 
+    @property
+    def is_costly(self) -> bool:
+        """Whether more than half a point of accuracy, or 5 % of perplexity, is lost."""
+        rows = self.on_rows
+        if rows is not None and rows.metric == "accuracy" and rows.change < -_POINTS:
+            return True
+        changes = [self.perplexity["change_percent"]] if self.perplexity is not None else []
+        changes += [rows.change] if rows is not None and rows.metric == "perplexity" else []
+        return any(change > _PERCENT for change in changes)
+
     def to_manifest(self) -> dict[str, Any]:
         """The fields as the manifest keeps them."""
-        return {**asdict(self), "passed": self.passed}
+        found = {**asdict(self), "passed": self.passed}
+        if self.on_rows is not None:
+            unit = "points" if self.on_rows.metric == "accuracy" else "percent"
+            found["on_rows"][f"change_{unit}"] = self.on_rows.change
+        return found
 
     def __str__(self) -> str:
         text = (
@@ -75,6 +135,8 @@ class Parity:
                 f" · perplexity {self.perplexity['reference']:.2f} → {self.perplexity['bundle']:.2f} "
                 f"({self.perplexity['change_percent']:+.2f} %)"
             )
+        if self.on_rows is not None:
+            text += f" · {self.on_rows}"
         return text
 
 
@@ -134,7 +196,12 @@ class Tally:
         if found != expected:
             self.greedy_diverged += gap > (self._tolerance or 0.0) * scale
 
-    def parity(self, reference: str, perplexity: dict[str, float] | None = None) -> Parity:
+    def parity(
+        self,
+        reference: str,
+        perplexity: dict[str, float] | None = None,
+        on_rows: OnRows | None = None,
+    ) -> Parity:
         """The report so far; reference names the PyTorch side."""
         return Parity(
             reference=reference,
@@ -148,4 +215,5 @@ class Tally:
             perplexity=perplexity,
             tolerance=self._tolerance,
             seconds=round(time.perf_counter() - self._started, 2),
+            on_rows=on_rows,
         )

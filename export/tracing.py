@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from edgept.errors import ExportError
+from edgept.export.kept_modules import TRACED_MODULES
 
 __all__ = ["Dims", "GraphInput", "trace"]
 
@@ -90,6 +91,7 @@ def trace(
     shapes = {**{item.name: item.dims for item in flat}, **outputs}
     for value in (*model.graph.inputs, *model.graph.outputs):
         _name_dimensions(value, shapes[value.name or ""])
+    model.meta[TRACED_MODULES] = dict(module.named_modules(remove_duplicate=False))
     return model
 
 

@@ -1,9 +1,10 @@
 """`edgept verify`: parity on demand, with peft itself as the reference where it can read the prompt."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -11,17 +12,22 @@ import torch
 from edgept.bundle import SEQ2SEQ_TASK
 from edgept.errors import ExportError, IncompatibleError
 from edgept.export.chatter import logged
+from edgept.export.data_parity import compare_rows, read_rows
 from edgept.export.encoder_exporter import read_output
 from edgept.export.fingerprint import fingerprint
-from edgept.export.forward_parity import Request, reference_output, tally_requests
-from edgept.export.generation_parity import reference_logits as plain_logits
+from edgept.export.forward_parity import Request, tally_requests
 from edgept.export.heads import find_layers, head_name
-from edgept.export.parity import measure_parity
+from edgept.export.parity import measure_parity, plain_output
 from edgept.export.seq2seq_verifier import compare_answers
 from edgept.export.source import find_model, load_frozen
 from edgept.export.tally import TOLERANCE, Parity, Tally
+from edgept.prompt_source import load_prompt_source
 from edgept.runtime.content import LoadedPrompt
 from edgept.runtime.model import Model, load
+
+if TYPE_CHECKING:
+    from edgept.tune.data import Data
+    from edgept.tune.settings import Columns
 
 __all__ = ["verify_bundle"]
 
@@ -37,6 +43,9 @@ def verify_bundle(
     prompt: str | os.PathLike[str] | None = None,
     task_index: int | None = None,
     verify_text: str | None = None,
+    verify_data: str | os.PathLike[str] | None = None,
+    columns: "Columns | None" = None,
+    labels: Sequence[str] | None = None,
     progress: Callable[[str], object] = lambda _: None,
 ) -> Parity:
     """Compare a bundle with the model that it was exported from.
@@ -49,6 +58,10 @@ def verify_bundle(
             random prompts, as the export does.
         task_index: the task of a multitask prompt.
         verify_text: a text on which perplexity is compared; without a prompt only.
+        verify_data: rows as `edgept tune` takes them, on which the task's metric is compared, too:
+            accuracy of classes, perplexity of answers.
+        columns: names of the columns there.
+        labels: names of the classes of the prompt's head, in order, where it has none itself.
         progress: called with what is being done.
 
     Raises:
@@ -58,8 +71,10 @@ def verify_bundle(
     with logged():
         progress("loading the bundle")
         runtime = load(bundle)
+        task = runtime.manifest.task
+        data = None if verify_data is None else read_rows(verify_data, columns, task)
         progress("loading the model in PyTorch")
-        reference = load_frozen(find_model(model, runtime.manifest.task))
+        reference = load_frozen(find_model(model, task))
         found = fingerprint(reference)
         if found != runtime.manifest.fingerprint:
             raise IncompatibleError(
@@ -68,31 +83,54 @@ def verify_bundle(
                 "model that was exported, or export this one."
             )
         progress("comparing")
-        precision = runtime.manifest.precision
         if prompt is None:
-            return measure_parity(reference, runtime, precision=precision, verify_text=verify_text)
-        loaded = runtime.load_prompt(prompt, task_index=task_index)
+            return measure_parity(
+                reference,
+                runtime,
+                precision=runtime.manifest.precision,
+                verify_text=verify_text,
+                data=data,
+            )
+        loaded = _load_prompt(runtime, prompt, task_index, labels)
         is_peft = (Path(prompt) / "adapter_config.json").is_file()
-        if runtime.manifest.task == SEQ2SEQ_TASK:
+        if task == SEQ2SEQ_TASK:
             adapted = _load_peft(reference, Path(prompt)) if is_peft else None
             named = _peft_name(reference, loaded) if is_peft else _plain_name(reference)
             return compare_answers(reference, runtime, loaded, adapted, task_index, named)
-        if runtime.manifest.task != "text-generation":
+        if task != "text-generation":
             folder = Path(prompt) if is_peft else None
-            return _compare_forward(reference, runtime, loaded, folder, task_index)
+            return _compare_forward(reference, runtime, loaded, folder, task_index, data)
         if is_peft:
-            return _against_peft(reference, runtime, loaded, Path(prompt), task_index)
+            return _against_peft(reference, runtime, loaded, Path(prompt), task_index, data)
         return _compare(
             runtime,
             loaded,
             _plain_name(reference),
-            lambda ids: plain_logits(reference, ids, loaded),
+            plain_output(reference, runtime, loaded),
             None,
+            data,
         )
 
 
+def _load_prompt(
+    runtime: Model,
+    source: str | os.PathLike[str],
+    task_index: int | None,
+    labels: Sequence[str] | None,
+) -> LoadedPrompt:
+    if labels is None:
+        return runtime.load_prompt(source, task_index=task_index)
+    prompt = load_prompt_source(source, runtime.manifest, task_index=task_index)
+    return runtime.load_prompt(replace(prompt, labels=tuple(labels)))
+
+
 def _against_peft(
-    base: Any, runtime: Model, prompt: LoadedPrompt, folder: Path, task_index: int | None
+    base: Any,
+    runtime: Model,
+    prompt: LoadedPrompt,
+    folder: Path,
+    task_index: int | None,
+    data: "Data | None",
 ) -> Parity:
     from transformers import GenerationConfig
 
@@ -104,14 +142,14 @@ def _against_peft(
     plain = settings(do_sample=False, eos_token_id=eos or None, pad_token_id=eos[0] if eos else 0)
     extra = {} if task_index is None else {"task_ids": torch.tensor([task_index])}
 
-    def logits(ids: Any) -> Any:
-        tokens = torch.from_numpy(ids)[None]
+    def logits(ids: list[int]) -> Any:
+        tokens = torch.tensor([ids])
         with torch.no_grad():
             output = model(input_ids=tokens, attention_mask=torch.ones_like(tokens), **extra)
         return output.logits[0, -len(ids) :].float().numpy()
 
-    def generate(ids: Any, count: int) -> tuple[list[int], list[Any]]:
-        tokens = torch.from_numpy(ids)[None]
+    def generate(ids: list[int], count: int) -> tuple[list[int], list[Any]]:
+        tokens = torch.tensor([ids])
         with torch.no_grad():
             output = model.generate(
                 input_ids=tokens,
@@ -125,37 +163,39 @@ def _against_peft(
         scores = [step[0].float().numpy() for step in output.scores]
         return output.sequences[0, len(ids) :].tolist(), scores
 
-    return _compare(runtime, prompt, _peft_name(base, prompt), logits, generate)
+    return _compare(runtime, prompt, _peft_name(base, prompt), logits, generate, data)
 
 
 def _compare_forward(
-    base: Any, runtime: Model, prompt: LoadedPrompt, folder: Path | None, task_index: int | None
+    base: Any,
+    runtime: Model,
+    prompt: LoadedPrompt,
+    folder: Path | None,
+    task_index: int | None,
+    data: "Data | None",
 ) -> Parity:
     """Texts of several lengths, alone and in one batch; peft itself is the reference where there is a folder."""
     tally = Tally(TOLERANCE[runtime.manifest.precision])
     random = np.random.default_rng(_SEED)
     room = runtime.max_length - prompt.num_virtual_tokens
-    task, vocabulary = runtime.manifest.task, runtime.manifest.vocab_size
+    vocabulary = runtime.manifest.vocab_size
     texts = [random.integers(0, vocabulary, min(length, room)).tolist() for length in _LENGTHS]
-    reference = _plain_name(base)
     if folder is None:
-        expected = [reference_output(base, task, ids, prompt) for ids in texts]
+        reference, output = _plain_name(base), plain_output(base, runtime, prompt)
     else:
         reference = _peft_name(base, prompt)
-        expected = _peft_outputs(base, task, prompt, folder, texts, task_index)
+        output = _peft_output(base, runtime.manifest.task, prompt, folder, task_index)
+    expected = [output(ids) for ids in texts]
     requests: list[Request] = [(ids, prompt) for ids in texts]
     tally_requests(runtime, requests, expected, tally)
-    return tally.parity(reference)
+    on_rows = None if data is None else compare_rows(data, runtime, prompt, output)
+    return tally.parity(reference, on_rows=on_rows)
 
 
-def _peft_outputs(
-    base: Any,
-    task: str,
-    prompt: LoadedPrompt,
-    folder: Path,
-    texts: list[list[int]],
-    task_index: int | None,
-) -> list[Any]:
+def _peft_output(
+    base: Any, task: str, prompt: LoadedPrompt, folder: Path, task_index: int | None
+) -> Callable[[list[int]], Any]:
+    """A function from token ids to what peft's model gives; as `read_output`, of one row."""
     if prompt.head is not None:
         # peft puts its saved head in place of one that has as many classes
         name, classes = head_name(base), len(prompt.head.labels)
@@ -166,13 +206,14 @@ def _peft_outputs(
         base.config.num_labels = base.num_labels = classes
     model = _load_peft(base, folder)
     extra = {} if task_index is None else {"task_ids": torch.tensor([task_index])}
-    outputs = []
-    for ids in texts:
+
+    def output(ids: list[int]) -> Any:
         tokens = torch.tensor([ids])
         with torch.no_grad():
-            output = model(input_ids=tokens, attention_mask=torch.ones_like(tokens), **extra)
-        outputs.append(read_output(output, task)[0].float().numpy())
-    return outputs
+            found = model(input_ids=tokens, attention_mask=torch.ones_like(tokens), **extra)
+        return read_output(found, task)[0].float().numpy()
+
+    return output
 
 
 def _load_peft(base: Any, folder: Path) -> Any:
@@ -198,18 +239,20 @@ def _compare(
     runtime: Model,
     prompt: LoadedPrompt,
     reference: str,
-    logits: Callable[[Any], Any],
-    generate: Callable[[Any, int], tuple[list[int], list[Any]]] | None,
+    logits: Callable[[list[int]], Any],
+    generate: Callable[[list[int], int], tuple[list[int], list[Any]]] | None,
+    data: "Data | None",
 ) -> Parity:
     random = np.random.default_rng(_SEED)
     tally = Tally(TOLERANCE[runtime.manifest.precision])
     room = runtime.max_length - prompt.num_virtual_tokens
     for length in _LENGTHS:
-        ids = random.integers(0, runtime.manifest.vocab_size, min(length, room))
-        tally.add(runtime.logits(ids.tolist(), prompt=prompt), logits(ids))
+        ids = random.integers(0, runtime.manifest.vocab_size, min(length, room)).tolist()
+        tally.add(runtime.logits(ids, prompt=prompt), logits(ids))
         count = min(_GREEDY_TOKENS, room - len(ids))
         if generate is not None and count > 0:
             expected, scores = generate(ids, count)
-            found = runtime.generate(ids.tolist(), prompt=prompt, max_new_tokens=count).token_ids
+            found = runtime.generate(ids, prompt=prompt, max_new_tokens=count).token_ids
             tally.add_greedy(found, expected, scores)
-    return tally.parity(reference)
+    on_rows = None if data is None else compare_rows(data, runtime, prompt, logits)
+    return tally.parity(reference, on_rows=on_rows)

@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 
+from edgept.bundle import SEQ2SEQ_TASK
 from edgept.errors import UsageError
 
-__all__ = ["BLOCK_SIZES", "PRECISIONS", "WeightFormat"]
+__all__ = ["BLOCK_SIZES", "HEAD_PRECISIONS", "PRECISIONS", "WeightFormat"]
 
 BLOCK_SIZES = (16, 32, 64, 128, 256)
 
@@ -14,6 +15,8 @@ PRECISIONS = {
     "cuda": ("fp16", "int4", "int8", "fp32"),
     "jetson": ("fp16", "int4", "int8", "fp32"),
 }
+# Of a language model's head, where the rest is int4.
+HEAD_PRECISIONS = ("int8",)
 
 
 @dataclass(frozen=True)
@@ -28,11 +31,15 @@ class WeightFormat:
         precision: fp32, fp16, int8, int8-dynamic or int4.
         target: cpu, cuda or jetson.
         block_size: weights that share a scale, where they are integers.
+        exclude_modules: globs of the modules that keep float weights, where others are integers.
+        head_precision: int8 for a language model's head beside weights of int4; None is as the rest.
     """
 
     precision: str
     target: str
     block_size: int = 32
+    exclude_modules: tuple[str, ...] = ()
+    head_precision: str | None = None
 
     @property
     def bits(self) -> int | None:
@@ -69,4 +76,36 @@ class WeightFormat:
                     if fitting
                     else "No size of blocks does: choose --precision fp32."
                 )
+            )
+
+    def check_exceptions(self, task: str) -> None:
+        """Refuse exceptions from the precision where there is nothing to except from.
+
+        Args:
+            task: as transformers names it.
+
+        Raises:
+            UsageError: the weights are floats, the head is no language model's, or no other precision.
+        """
+        if self.exclude_modules and self.bits is None:
+            raise UsageError(
+                f"--exclude-modules keeps float weights where others are integers; in {self.precision} all "
+                "are floats. Leave it out, or choose --precision int8 or int4."
+            )
+        if self.head_precision is None:
+            return
+        if self.head_precision not in HEAD_PRECISIONS:
+            raise UsageError(
+                f"unknown precision of a head {self.head_precision!r}; expected one of "
+                f"{', '.join(HEAD_PRECISIONS)}."
+            )
+        if task not in ("text-generation", SEQ2SEQ_TASK):
+            raise UsageError(
+                f"--head-precision is for a language model's head; that of {task} is an input of the graph, "
+                "and float in every precision. Leave it out."
+            )
+        if self.precision != "int4":
+            raise UsageError(
+                f"--head-precision {self.head_precision} is for a model whose other weights are int4; this "
+                f"one is exported in {self.precision}. Leave it out, or choose --precision int4."
             )

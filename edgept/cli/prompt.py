@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgept.cli.answer import warn_of_other_base
+from edgept.cli.options import read_labels
 
 if TYPE_CHECKING:
     import numpy as np
@@ -70,7 +71,7 @@ def pack(
     from edgept.prompt_file import write_prompt
     from edgept.prompt_source import bind, load_prompt_source
 
-    names = None if labels is None else _read_labels(labels)
+    names = None if labels is None else read_labels(labels)
     manifest = read_manifest(find_bundle(bundle))
     loaded = load_prompt_source(source, manifest, task_index=task_index, name=name)
     if names is not None:
@@ -161,23 +162,6 @@ def export(
     write = write_onnx_adapter if form == "onnx-adapter" else write_peft_folder
     write(loaded, manifest, output, overwrite=force)
     click.echo(f"{click.format_filename(output)}: {loaded.name}, {_size(loaded)}")
-
-
-def _read_labels(given: str) -> tuple[str, ...]:
-    names = given.split(",")
-    if given.startswith("@"):
-        try:
-            with open(given[1:], encoding="utf-8") as file:  # noqa: PTH123 - "" is an error, not "."
-                names = file.read().splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise click.UsageError(f"--labels {given}: {error}.") from error
-    labels = tuple(name.strip() for name in names)
-    if not all(labels) or len(set(labels)) < len(labels) or not labels:
-        raise click.UsageError(
-            f"--labels {given}: found {len(labels)} names, one of them empty or twice. Give a name of its "
-            "own to each class."
-        )
-    return labels
 
 
 def _size(loaded: "Prompt") -> str:
