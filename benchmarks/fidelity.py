@@ -128,7 +128,8 @@ def make_page(
         (
             "Where text is generated, `=` says that every greedy token over 64 steps is peft's, of seven "
             "texts, three of them in one ragged batch; of encoder-decoders those of four beams, too, of the "
-            "same three. Otherwise it says how many are, each text up to its first token that is not. "
+            "same three; * where peft itself finds a bundle's beams and not its own when its prompt is moved by "
+            "2e-6 of its values, so that rounding decides. Otherwise it says how many are, each text up to its first token that is not. "
             "Decoder-only bundles have no beam search. The figure of a multitask prompt on an encoder-decoder "
             "is to PyTorch with the rows before the encoder: peft's forward puts rows before the decoder as "
             "well, its generate does not. **Bold** is "
@@ -203,6 +204,7 @@ def _say(cell: Cell, footnotes: dict[str, int]) -> str:
     text = f"{cell.max_rel:.0e}"
     if cell.tokens:
         text += " =" if cell.equal == cell.tokens else f", {cell.equal} of {cell.tokens}"
+        text += "*" * bool(cell.ties)
     return text if cell.is_exact else f"**{text}**"
 
 
