@@ -91,9 +91,7 @@ def _roberta(lines: Sequence[str]) -> Any:
 
 def _llama3(lines: Sequence[str]) -> Any:
     special = ["<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>", "<|start_header_id|>"]
-    tokenizer = _byte_level(
-        lines, special, pre_tokenizer=_split_bytes(LLAMA3), ignore_merges=True
-    )
+    tokenizer = _byte_level(lines, special, pre_tokenizer=_split_bytes(LLAMA3), ignore_merges=True)
     tokenizer.post_processor = processors.Sequence(
         [
             processors.ByteLevel(trim_offsets=False),
@@ -151,7 +149,9 @@ def _deepseek(lines: Sequence[str]) -> Any:
         pre_tokenizers.Split(Regex(DEEPSEEK), "isolated"),
         pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
     ]
-    return _byte_level(lines, ["<｜begin▁of▁sentence｜>"], pre_tokenizer=pre_tokenizers.Sequence(steps))
+    return _byte_level(
+        lines, ["<｜begin▁of▁sentence｜>"], pre_tokenizer=pre_tokenizers.Sequence(steps)
+    )
 
 
 def _edited(tokenizer: Any, edit: Callable[[Any], object]) -> Any:
@@ -171,7 +171,7 @@ def _sentencepiece(
     fuse: bool = True,
 ) -> Any:
     """A BPE over characters; those that the vocabulary lacks become bytes."""
-    tokenizer: Any = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=fuse, byte_fallback=fallback))  # noqa: S106
+    tokenizer: Any = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=fuse, byte_fallback=fallback))
     tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, pre_tokenizer
     bytes_ = [f"<0x{byte:02X}>" for byte in range(256)] if fallback else []
     named = ["<unk>", "<s>", "</s>"]
@@ -184,7 +184,9 @@ def _sentencepiece(
     )
     tokenizer.train_from_iterator([line[:60] for line in lines], trainer)
     steps: list[Any] = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
-    tokenizer.decoder = decoders.Sequence([*steps, *([decoders.Strip(" ", 1, 0)] if strips else [])])
+    tokenizer.decoder = decoders.Sequence(
+        [*steps, *([decoders.Strip(" ", 1, 0)] if strips else [])]
+    )
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A", pair="<s> $A <s>:1 $B:1", special_tokens=[("<s>", 1)]
     )
@@ -202,7 +204,9 @@ def _llama2(lines: Sequence[str]) -> Any:
 
 def _phi3(lines: Sequence[str]) -> Any:
     tokenizer = _llama2(lines)
-    tokenizer.add_special_tokens([AddedToken("<|end|>", rstrip=True), AddedToken("<|user|>", rstrip=True)])
+    tokenizer.add_special_tokens(
+        [AddedToken("<|end|>", rstrip=True), AddedToken("<|user|>", rstrip=True)]
+    )
     tokenizer.add_tokens([AddedToken("</s>", rstrip=True, normalized=False, special=False)])
     return tokenizer
 
@@ -251,6 +255,7 @@ def _nfkc(lines: Sequence[str]) -> Any:
         fallback=False,
     )
     tokenizer.add_tokens([AddedToken("LAZY Dog", normalized=True)])
+    tokenizer.add_special_tokens([AddedToken("Quick BROWN", normalized=True)])
     return _edited(tokenizer, lambda parts: parts.update(decoder=None))
 
 
@@ -272,7 +277,7 @@ def _nfd(lines: Sequence[str]) -> Any:
 
 def _bert(*, lowercase: bool) -> Callable[[Sequence[str]], Any]:
     def make(lines: Sequence[str]) -> Any:
-        tokenizer: Any = Tokenizer(models.WordPiece(unk_token="[UNK]"))  # noqa: S106
+        tokenizer: Any = Tokenizer(models.WordPiece(unk_token="[UNK]"))
         tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
         tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
         special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]

@@ -14,7 +14,6 @@ from edgept.export.tokenizer_characters import (
     regex_class,
 )
 from edgept.export.tokenizer_pattern import (
-    DONE,
     FORK,
     JUMP,
     Instruction,
@@ -211,7 +210,6 @@ class Steps:
             to_a = a + begin if operation in (FORK, JUMP) else a
             to_b = b + begin if operation == FORK else b
             self.programs.append((operation, to_a, to_b, c))
-        assert program[-1][0] == DONE
         self.pre_tokenizer.append((_SPLIT, begin, _BEHAVIORS.index(behavior), int(inverted)))
 
 

@@ -142,7 +142,9 @@ class _Table:
         unknown = model.get("unk_token")
         if unknown is not None:
             if unknown not in self.vocab:
-                raise ExportError(f"the tokenizer's unknown token {unknown!r} is not in its vocabulary.")
+                raise ExportError(
+                    f"the tokenizer's unknown token {unknown!r} is not in its vocabulary."
+                )
             self.unknown = self.vocab[unknown]
         if model["type"] == "BPE":
             self._add_bpe(model)
@@ -223,8 +225,9 @@ class _Table:
 
     def add_tokens(self) -> None:
         """TOKENS and FIRST_TOKENS: what each id is decoded to."""
-        names = {number: token for token, number in self.vocab.items()}
-        names |= {number: token.content for number, token in self.added.items()}
+        # of an added token that is normalized, the library decodes the normalized form
+        found = ((number, self.backend.id_to_token(number)) for number in range(self.size))
+        names = {number: token for number, token in found if token is not None}
         special = {token.content for token in self.added.values() if token.special}
         texts, firsts, byte_tokens = self._decoded(names)
         held = '"ByteFallback"' in json.dumps(self.parts["decoder"])
