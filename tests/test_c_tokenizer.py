@@ -18,15 +18,15 @@ from benchmarks.c_tokenizer import CTokenizer, RefusedError, build, compiler
 from benchmarks.tokenizer_kinds import KINDS
 from benchmarks.tokenizer_texts import PHRASES, lines, real_lines
 from benchmarks.tokenizers import compare, special_texts, trained
-from edgept.bundle import read_manifest
 from edgept.errors import ExportError
+from edgept.export.exporter import _save_table
 from edgept.export.tokenizer_characters import _observed, regex_class
 from edgept.export.tokenizer_table import TABLE_NAME, compile_tokenizer
 from edgept.runtime.text import Tokenizer
 from tests.conftest import shared
 
 DEMO = Path(__file__).parents[1] / "edgept" / "demo" / "model"
-LINES = 200  # of each kind of tokenizer
+LINES = 150  # of each kind of tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -371,24 +371,7 @@ def test_steps_behind_byte_level_are_refused() -> None:
         compile_tokenizer(edited("gpt2", edit))
 
 
-# ---- in a bundle -----------------------------------------------------------------------------------
-
-
-def test_export_writes_the_table(load: Load, bundle_of: Callable[..., Path]) -> None:
-    bundle = bundle_of("gpt2")
-    data = (bundle / TABLE_NAME).read_bytes()
-    assert read_manifest(bundle).files[TABLE_NAME].size == len(data)
-    tokenizer = Tokenizer.from_bundle(bundle)
-    assert tokenizer is not None
-    assert data == compile_tokenizer(tokenizer)
-    assert load(data).encode("where is my parcel", special_tokens=True) == tokenizer.encode(
-        "where is my parcel", special_tokens=True
-    )
-
-
 def test_export_says_why_there_is_no_table(tmp_path: Path) -> None:
-    from edgept.export.exporter import _save_table
-
     tokenizer = edited("gpt2", lambda parts: parts.update(normalizer={"type": "Nmt"}))
     tokenizer.backend.save(str(tmp_path / "tokenizer.json"))
     said: list[str] = []
