@@ -103,6 +103,11 @@ class _Table:
     """Collects the sections."""
 
     def __init__(self, tokenizer: Tokenizer, parts: Mapping[str, Any]) -> None:
+        kind = parts["model"]["type"]
+        if kind not in ("BPE", "WordPiece"):
+            raise ExportError(
+                f"the tokenizer is a {kind} model; the C library knows BPE and WordPiece."
+            )
         self.tokenizer, self.parts = tokenizer, parts
         self.backend: Any = tokenizer.backend
         self.characters = Characters()
@@ -148,12 +153,8 @@ class _Table:
             self.unknown = self.vocab[unknown]
         if model["type"] == "BPE":
             self._add_bpe(model)
-        elif model["type"] == "WordPiece":
-            self._add_wordpiece(model)
         else:
-            raise ExportError(
-                f"the tokenizer is a {model['type']} model; the C library knows BPE and WordPiece."
-            )
+            self._add_wordpiece(model)
 
     def _add_bpe(self, model: Mapping[str, Any]) -> None:
         for name in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
@@ -350,6 +351,8 @@ class _Table:
             for second in (None, probe):
                 encoding = self.backend.encode(probe, second, add_special_tokens=special)
                 template = self._template(encoding)
+                if not self.tokenizer.has_types:
+                    template = [(what, 0) for what, _ in template]
                 heads += [len(entries) // 2, len(template)]
                 entries += [number for entry in template for number in entry]
         self.sections[18] = _pack([*heads, *entries])

@@ -85,6 +85,7 @@ def test_kind(load: Load, kind: str) -> None:
         ("qwen2", {"split_special_tokens": True}),
         ("llama2", {"added_tokens_decoder": {"2000": {"content": "<|new|>", "special": True}}}),
         ("bert-uncased", {"clean_up_tokenization_spaces": True}),
+        ("bert-cased", {"model_input_names": ["input_ids", "attention_mask"]}),
         ("bert-cased", {"clean_up_tokenization_spaces": True}),
     ],
 )
@@ -307,7 +308,12 @@ def split(pattern: str) -> dict[str, Any]:
 
 
 REFUSED: list[tuple[str, str, Any, str]] = [
-    ("gpt2", "model", {"type": "Unigram", "vocab": [["a", 0.0]], "unk_id": 0}, "Unigram"),
+    (
+        "gpt2",
+        "model",
+        {"type": "Unigram", "vocab": [["a", 0.0], ["b", 0.0]], "unk_id": 0},
+        "Unigram",
+    ),
     ("gpt2", "model", {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"}, "WordLevel"),
     ("gpt2", "normalizer", {"type": "Nmt"}, "normalizer .*Nmt"),
     ("gpt2", "normalizer", {"type": "Strip", "strip_left": True, "strip_right": True}, "Strip"),
