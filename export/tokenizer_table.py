@@ -29,6 +29,7 @@ _EXISTS, _SPECIAL, _BYTE, _HELD = 1, 2, 4, 8
 _KEY_WORD, _KEY_CONTINUES, _KEY_ADDED, _KEY_NORMALIZED = range(4)
 _SINGLE_WORD, _LEFT, _RIGHT, _IGNORED = 1, 2, 4, 8
 _MAX_LENGTH = 0xFFFFFF  # of a token, in bytes
+_MAX_SPAN = 255  # of what a step puts in
 _POST_PROCESSORS = ("TemplateProcessing", "BertProcessing", "RobertaProcessing", "ByteLevel")
 
 
@@ -397,6 +398,11 @@ class _Table:
         """All sections with their header."""
         steps = self.steps
         texts = list(dict.fromkeys([*steps.texts, *self.characters.texts()]))
+        longest = max((len(text.encode()) for text in texts), default=0)
+        if longest > _MAX_SPAN:
+            raise ExportError(
+                f"a step of the tokenizer puts in {longest} bytes; the C library takes {_MAX_SPAN}."
+            )
         entries = {text: number for number, text in enumerate(texts)}
         sections = self.sections
         sections[4] = _pack(
