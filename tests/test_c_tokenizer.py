@@ -17,7 +17,7 @@ from tokenizers import Tokenizer as Backend
 from benchmarks.c_tokenizer import CTokenizer, RefusedError, build, compiler
 from benchmarks.tokenizer_kinds import KINDS
 from benchmarks.tokenizer_texts import PHRASES, lines, real_lines
-from benchmarks.tokenizers import compare, drawn, special_texts, trained
+from benchmarks.tokenizers import compare, drawn, main, special_texts, trained
 from edgept.errors import ExportError
 from edgept.export.exporter import _save_table
 from edgept.export.tokenizer_characters import _observed, regex_class
@@ -125,6 +125,19 @@ def test_long_word_takes_no_time(load: Load, kind: str, text: str) -> None:
     took = time.process_time() - began
     assert ids == reference(kind).encode(text, special_tokens=True)
     assert took < 2, "quadratic work would take minutes"
+
+
+def test_benchmark(
+    library: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["tokenizers", "--lines", "60", "--kind", "gpt2", "--combined", "1", "--json"]
+    monkeypatch.setattr("sys.argv", command)
+    assert main() == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found.keys() == {"gpt2", "combined-0"}
+    for row in found.values():
+        assert (row["lines"], row["differences"]) == (60, 0)
+        assert row["c_mb_per_s"] > 0
 
 
 def test_pair_of_a_tokenizer_that_knows_none(load: Load) -> None:
