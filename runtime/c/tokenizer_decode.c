@@ -11,7 +11,7 @@
 static const unsigned char REPLACEMENT[3] = {0xEF, 0xBF, 0xBD}; /* U+FFFD */
 
 /* transformers' clean_up_tokenization_spaces: one pass per row, in this order. */
-static const char *const CLEAN_UP[10][2] = {
+static const char CLEAN_UP[10][2][5] = {
     {" .", "."},     {" ?", "?"},   {" !", "!"},   {" ,", ","},     {" ' ", "'"},
     {" n't", "n't"}, {" 'm", "'m"}, {" 's", "'s"}, {" 've", "'ve"}, {" 're", "'re"},
 };
