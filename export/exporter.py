@@ -309,7 +309,7 @@ def _save_table(folder: Path, progress: Callable[[str], object]) -> None:
         table = compile_tokenizer(tokenizer)
     except ExportError as error:
         progress(
-            f"{TABLE_NAME} is left out, so the C library takes token ids only: {error} Exporting"
+            f"{TABLE_NAME} is left out, so the C library takes token ids only: {error} Writing the rest"
         )
     else:
         (folder / TABLE_NAME).write_bytes(table)
