@@ -1,0 +1,61 @@
+#!/bin/sh
+# Gets what the C library is built with into a folder, and prints nothing but what it did.
+#
+#   setup.sh [FOLDER]            onnxruntime's C headers and library: FOLDER/include, FOLDER/lib
+#   setup.sh --packages          also the compilers and checkers of `make sanitize fuzz-quick arm64` (root)
+#
+# The headers are those of Debian's package libonnxruntime-dev, of a release later than bookworm. They
+# describe version 21 of the interface, which every later library serves, so the library may be any
+# onnxruntime from 1.21 on: here the one in the Python package, or $ONNXRUNTIME_LIBRARY.
+# On another system, put onnxruntime_c_api.h into FOLDER/include and libonnxruntime.so.1 into FOLDER/lib.
+set -eu
+release=${EDGEPT_DEBIAN_RELEASE:-trixie}
+
+if [ "${1:-}" = --packages ]; then
+    apt-get install --yes --no-install-recommends \
+        gcc g++ make cmake pkg-config clang libclang-rt-dev valgrind \
+        gcc-aarch64-linux-gnu libc6-dev-arm64-cross libstdc++6-arm64-cross
+    shift
+fi
+here=$(cd "$(dirname "$0")" && pwd)
+folder=${1:-$here/build/onnxruntime}
+mkdir -p "$folder/include" "$folder/lib"
+folder=$(cd "$folder" && pwd)
+
+# apt as it is configured here, asked about another release, in a folder of its own
+apt_get() {
+    apt-get -qq -o "Dir::State=$folder/apt" -o "Dir::State::Lists=$folder/apt/lists" \
+        -o "Dir::Cache=$folder/apt/cache" -o Dir::Etc::SourceList=/dev/null \
+        -o "Dir::Etc::SourceParts=$folder/apt/etc" -o APT::Sandbox::User=root "$@"
+}
+
+fetch() { # PACKAGE: unpack it to $folder/unpacked
+    if [ ! -e "$folder/apt/etc/later.sources" ]; then
+        mkdir -p "$folder/apt/etc" "$folder/apt/lists/partial" "$folder/apt/cache/archives/partial"
+        awk 'BEGIN { RS = ""; ORS = "\n\n" } !/security/' /etc/apt/sources.list.d/*.sources |
+            sed "s/^Suites:.*/Suites: $release/" >"$folder/apt/etc/later.sources"
+        apt_get update
+    fi
+    (cd "$folder/apt" && apt_get download "$1" && dpkg -x "$1"_*.deb "$folder/unpacked")
+    echo "unpacked $1 of $release"
+}
+
+if [ ! -e "$folder/include/onnxruntime_c_api.h" ]; then
+    fetch libonnxruntime-dev
+    cp "$folder"/unpacked/usr/include/onnxruntime/onnxruntime_c_api.h "$folder/include"
+fi
+
+if [ ! -e "$folder/lib/libonnxruntime.so.1" ]; then
+    library=${ONNXRUNTIME_LIBRARY:-$("${PYTHON:-python3}" -c '
+import importlib.util, pathlib
+package = importlib.util.find_spec("onnxruntime")
+found = sorted(pathlib.Path(package.origin).parent.glob("capi/libonnxruntime.so.1.*")) if package else []
+print(found[-1] if found else "")')}
+    if [ -z "$library" ]; then
+        echo "no libonnxruntime.so: pip install onnxruntime, or set ONNXRUNTIME_LIBRARY" >&2
+        exit 1
+    fi
+    ln -s "$library" "$folder/lib/libonnxruntime.so.1"
+    ln -sf libonnxruntime.so.1 "$folder/lib/libonnxruntime.so"
+    echo "linked $library"
+fi
