@@ -198,8 +198,7 @@ class Manifest:
         if self.pad_token_id is not None:
             entries["pad_token_id"] = self.pad_token_id
         if self.decoding is not None:
-            entries["decoding"] = json.dumps(asdict(self.decoding), sort_keys=True)
-            entries["decoder_start_token_id"] = self.decoding.start_token_id
+            entries |= {f"decoding.{name}": text for name, text in self.decoding.to_texts().items()}
         if self.pooling is not None:
             entries |= {"pooling": self.pooling, "normalize": int(self.normalize)}
         return {f"edgept.{name}": str(entry) for name, entry in entries.items()}

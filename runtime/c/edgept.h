@@ -181,12 +181,12 @@ EDGEPT_API double edgept_bundle_load_ms(const struct edgept_bundle *bundle);
 struct edgept_prompt;
 
 /* Read a prompt file, check that it belongs to the bundle, and make it resident. */
-EDGEPT_API enum edgept_status edgept_prompt_load(const struct edgept_bundle *bundle, const char *path,
+EDGEPT_API enum edgept_status edgept_prompt_load(struct edgept_bundle *bundle, const char *path,
                                                  struct edgept_prompt **prompt,
                                                  struct edgept_error *error);
 
 /* The same of a file that was read already, which is not needed afterwards. */
-EDGEPT_API enum edgept_status edgept_prompt_bind(const struct edgept_bundle *bundle,
+EDGEPT_API enum edgept_status edgept_prompt_bind(struct edgept_bundle *bundle,
                                                  const struct edgept_prompt_file *file,
                                                  struct edgept_prompt **prompt,
                                                  struct edgept_error *error);

@@ -1,6 +1,7 @@
 /* labels.c - the names of a head's classes, from the JSON array that a file holds as text. */
 #include "labels.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -71,5 +72,26 @@ enum edgept_status edgept_labels_parse(const char *text, size_t size, struct edg
             *labels = (struct edgept_labels){NULL, 0};
             return EDGEPT_INVALID_FILE;
         }
+    return EDGEPT_OK;
+}
+
+enum edgept_status edgept_labels_copy(const struct edgept_labels *from, size_t classes,
+                                      struct edgept_labels *labels)
+{
+    size_t count = from->count != 0 ? from->count : classes, bytes = 0;
+    for (size_t i = 0; i < count; i++)
+        bytes += from->count != 0 ? strlen(from->names[i]) + 1 : sizeof "LABEL_" + 20;
+    const char **names = malloc(count * sizeof *names + bytes);
+    if (names == NULL)
+        return EDGEPT_NO_MEMORY;
+    char *text = (char *)(names + count);
+    for (size_t i = 0; i < count; i++) {
+        names[i] = text;
+        if (from->count != 0)
+            text += strlen(strcpy(text, from->names[i])) + 1;
+        else
+            text += sprintf(text, "LABEL_%zu", i) + 1;
+    }
+    *labels = (struct edgept_labels){names, count};
     return EDGEPT_OK;
 }

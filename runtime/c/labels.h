@@ -19,6 +19,10 @@ struct edgept_labels {
 enum edgept_status edgept_labels_parse(const char *text, size_t size, struct edgept_labels *labels,
                                        const char **found);
 
+/* A copy of them, or LABEL_0, LABEL_1, ... for so many classes where there are none. */
+enum edgept_status edgept_labels_copy(const struct edgept_labels *from, size_t classes,
+                                      struct edgept_labels *labels);
+
 /* U+0000 to U+001F and U+007F to U+009F, in strict UTF-8. */
 bool edgept_has_control(const char *text, size_t length);
 

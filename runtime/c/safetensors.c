@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "error.h"
+#include "half.h"
 #include "json.h"
 
 #if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
@@ -306,22 +307,6 @@ static const char *read_layout(const char *header, struct layout *layout)
 
 /* ---- rule 5: the values ---- */
 
-static uint32_t widen(uint16_t half)
-{
-    uint32_t sign = (uint32_t)(half & 0x8000) << 16, exponent = half >> 10 & 0x1F;
-    uint32_t fraction = half & 0x3FF;
-    if (exponent == 0x1F) /* infinity, NaN */
-        return sign | 0x7F800000 | fraction << 13;
-    if (exponent == 0) {
-        if (fraction == 0)
-            return sign;
-        for (exponent = 1; (fraction & 0x400) == 0; exponent--) /* a subnormal is normal as float32 */
-            fraction <<= 1;
-        fraction &= 0x3FF;
-    }
-    return sign | (exponent + 112) << 23 | fraction << 13;
-}
-
 static enum edgept_status read_values(struct edgept_source *source, const struct entry *entry,
                                       struct edgept_tensor *tensor, struct edgept_error *error)
 {
@@ -343,7 +328,7 @@ static enum edgept_status read_values(struct edgept_source *source, const struct
             memcpy(&bits, &tensor->values[i], 4);
         } else {
             memcpy(&half, at + 2 * i, 2);
-            bits = entry->is_bfloat16 ? (uint32_t)half << 16 : widen(half);
+            bits = entry->is_bfloat16 ? (uint32_t)half << 16 : edgept_half_widen(half);
             memcpy(&tensor->values[i], &bits, 4);
         }
         if ((bits & 0x7F800000) == 0x7F800000)
