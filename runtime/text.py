@@ -160,6 +160,8 @@ class Tokenizer:
     Attributes:
         vocab_size: ids that have a token, added tokens included. The model's embedding may be padded
             to more; such ids, like virtual tokens, have no text.
+        backend: the library's own tokenizer, with what tokenizer_config.json adds.
+        cleans_up: whether decoded text loses the spaces in front of punctuation.
         cuts_left: whether a text that is too long loses its beginning instead of its end.
         unknown: the token that stands for what the vocabulary lacks; None without one.
         marks_continuations: whether a token that continues a word is marked as such: "##ing".
@@ -173,14 +175,14 @@ class Tokenizer:
         backend.add_tokens(_config_tokens(config, known))
         backend.encode_special_tokens = bool(config.get("split_special_tokens", False))
         parts = json.loads(backend.to_str())
-        self._backend = backend
+        self.backend = backend
         self._special = {
             token.content for token in backend.get_added_tokens_decoder().values() if token.special
         }
         self._streams = _streams(parts["decoder"])
         self._byte_fallback = '"ByteFallback"' in json.dumps(parts["decoder"])
         # As in transformers: clean-up was made for WordPiece and would eat a BPE's own spaces.
-        self._cleans_up = bool(config.get("clean_up_tokenization_spaces")) and (
+        self.cleans_up = bool(config.get("clean_up_tokenization_spaces")) and (
             parts["model"].get("type") != "BPE"
         )
         self.vocab_size = backend.get_vocab_size(with_added_tokens=True)
@@ -233,7 +235,7 @@ class Tokenizer:
             UsageError: as `encode`, or this tokenizer puts nothing between the texts of a pair.
         """
         try:
-            encoding = self._backend.encode(text, second, add_special_tokens=special_tokens)
+            encoding = self.backend.encode(text, second, add_special_tokens=special_tokens)
         except (TypeError, UnicodeEncodeError) as error:
             raise UsageError(
                 f"cannot tokenize this text: {error}. It must be a str without lone surrogates; "
@@ -248,7 +250,7 @@ class Tokenizer:
 
     def token(self, token_id: int) -> str | None:
         """A token as the vocabulary writes it; None for a special token and an id without one."""
-        token = self._backend.id_to_token(token_id)
+        token = self.backend.id_to_token(token_id)
         return None if token in self._special else token
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
@@ -259,14 +261,14 @@ class Tokenizer:
             skip_special_tokens: leave out BOS, EOS, padding and the like.
         """
         text = self._decode(ids, skip_special_tokens)
-        return _clean_up(text) if self._cleans_up else text
+        return _clean_up(text) if self.cleans_up else text
 
     def stream(self, skip_special_tokens: bool = True) -> "TextStream":
         """A decoder for one sequence whose tokens arrive one by one."""
         return TextStream(self, skip_special_tokens)
 
     def _decode(self, ids: Sequence[int], skip_special_tokens: bool) -> str:
-        return self._backend.decode(ids, skip_special_tokens=skip_special_tokens)
+        return self.backend.decode(ids, skip_special_tokens=skip_special_tokens)
 
 
 class TextStream:
@@ -288,7 +290,7 @@ class TextStream:
     def push(self, token_id: int) -> str:
         """Take the next token id; return the text that is certain now, often empty."""
         tokenizer = self._tokenizer
-        token = tokenizer._backend.id_to_token(token_id)
+        token = tokenizer.backend.id_to_token(token_id)
         if token is None or (self._skip_special_tokens and token in tokenizer._special):
             return ""  # decode drops these before anything else, so they end no run of bytes either
         self._window.append(token_id)
@@ -309,7 +311,7 @@ class TextStream:
         text = self._tokenizer._decode(self._window, self._skip_special_tokens)
         piece = text[self._given :]
         self._given = len(text)
-        if not self._tokenizer._cleans_up:
+        if not self._tokenizer.cleans_up:
             return piece
         piece, self._uncleaned = _clean_up(self._uncleaned + piece), ""
         return piece
@@ -322,7 +324,7 @@ class TextStream:
             self._window, self._given = context, len(text)
 
     def _cleaned(self, piece: str) -> str:
-        if not self._tokenizer._cleans_up:
+        if not self._tokenizer.cleans_up:
             return piece
         text = self._uncleaned + piece
         cut = _clean_up_cut(text)
