@@ -141,9 +141,7 @@ class CStream:
         """Take an id."""
         piece, size = ctypes.c_void_p(), ctypes.c_size_t()
         push = self._library.edgept_text_stream_push
-        _check(
-            push(self._handle, ctypes.c_int64(token), ctypes.byref(piece), ctypes.byref(size))
-        )
+        _check(push(self._handle, ctypes.c_int64(token), ctypes.byref(piece), ctypes.byref(size)))
         return ctypes.string_at(piece.value or 0, size.value).decode()
 
     def finish(self) -> str:

@@ -91,9 +91,7 @@ def _roberta(lines: Sequence[str]) -> Any:
 
 def _llama3(lines: Sequence[str]) -> Any:
     special = ["<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>", "<|start_header_id|>"]
-    tokenizer = _byte_level(
-        lines, special, pre_tokenizer=_split_bytes(LLAMA3), ignore_merges=True
-    )
+    tokenizer = _byte_level(lines, special, pre_tokenizer=_split_bytes(LLAMA3), ignore_merges=True)
     tokenizer.post_processor = processors.Sequence(
         [
             processors.ByteLevel(trim_offsets=False),
@@ -151,7 +149,9 @@ def _deepseek(lines: Sequence[str]) -> Any:
         pre_tokenizers.Split(Regex(DEEPSEEK), "isolated"),
         pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
     ]
-    return _byte_level(lines, ["<｜begin▁of▁sentence｜>"], pre_tokenizer=pre_tokenizers.Sequence(steps))
+    return _byte_level(
+        lines, ["<｜begin▁of▁sentence｜>"], pre_tokenizer=pre_tokenizers.Sequence(steps)
+    )
 
 
 def _edited(tokenizer: Any, edit: Callable[[Any], object]) -> Any:
@@ -184,7 +184,9 @@ def _sentencepiece(
     )
     tokenizer.train_from_iterator([line[:60] for line in lines], trainer)
     steps: list[Any] = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
-    tokenizer.decoder = decoders.Sequence([*steps, *([decoders.Strip(" ", 1, 0)] if strips else [])])
+    tokenizer.decoder = decoders.Sequence(
+        [*steps, *([decoders.Strip(" ", 1, 0)] if strips else [])]
+    )
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A", pair="<s> $A <s>:1 $B:1", special_tokens=[("<s>", 1)]
     )
@@ -202,7 +204,9 @@ def _llama2(lines: Sequence[str]) -> Any:
 
 def _phi3(lines: Sequence[str]) -> Any:
     tokenizer = _llama2(lines)
-    tokenizer.add_special_tokens([AddedToken("<|end|>", rstrip=True), AddedToken("<|user|>", rstrip=True)])
+    tokenizer.add_special_tokens(
+        [AddedToken("<|end|>", rstrip=True), AddedToken("<|user|>", rstrip=True)]
+    )
     tokenizer.add_tokens([AddedToken("</s>", rstrip=True, normalized=False, special=False)])
     return tokenizer
 

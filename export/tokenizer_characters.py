@@ -68,7 +68,9 @@ def regex_class(atom: str) -> frozenset[int]:
     try:
         split = pre_tokenizers.Split(Regex(f"(?:{atom})+"), "removed")
     except Exception as error:  # the library raises Exception itself
-        raise ExportError(f"the tokenizer's pattern {atom!r} is not understood: {error}.") from error
+        raise ExportError(
+            f"the tokenizer's pattern {atom!r} is not understood: {error}."
+        ) from error
     points = _observed()
     left = split.pre_tokenize_str("".join(map(chr, points)))
     return frozenset(points).difference(*(points[begin:end] for _, (begin, end) in left))

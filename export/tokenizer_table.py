@@ -142,7 +142,9 @@ class _Table:
         unknown = model.get("unk_token")
         if unknown is not None:
             if unknown not in self.vocab:
-                raise ExportError(f"the tokenizer's unknown token {unknown!r} is not in its vocabulary.")
+                raise ExportError(
+                    f"the tokenizer's unknown token {unknown!r} is not in its vocabulary."
+                )
             self.unknown = self.vocab[unknown]
         if model["type"] == "BPE":
             self._add_bpe(model)

@@ -9,8 +9,10 @@
 #include "error.h"
 #include "graph_guard.h"
 #include "hashes.h"
+#include "text.h"
 
 #define MAX_PATH_BYTES 4096
+#define TABLE_NAME "tokenizer.bin"
 #define MIN_API 21 /* onnxruntime 1.21 */
 
 static bool has_file(const char *folder, const char *name)
@@ -42,18 +44,22 @@ static enum edgept_status open_graphs(struct edgept_bundle *bundle, const char *
                                       struct edgept_error *error)
 {
     /* each graph, with the file of its weights */
-    static const char *const one[] = {"model.onnx", "model.onnx.data", NULL};
+    static const char *const one[] = {"model.onnx", "model.onnx.data", TABLE_NAME, NULL};
     static const char *const two[] = {"encoder.onnx", "encoder.onnx.data", "decoder.onnx",
-                                      "decoder.onnx.data", NULL};
+                                      "decoder.onnx.data", TABLE_NAME, NULL};
     const char *const *names = has_file(folder, "encoder.onnx") ? two : one;
+    size_t graphs = names == two ? 2 : 1;
+    const char *needed[6] = {NULL}; /* that edgept.sha256 must list: what is read */
+    for (size_t i = 0; i < 2 * graphs + (has_file(folder, TABLE_NAME) ? 1 : 0); i++)
+        needed[i] = names[i];
     enum edgept_status status = EDGEPT_OK;
     if (!has_file(folder, names[0]))
         return edgept_fail(error, EDGEPT_USAGE, "",
                            "no bundle at %s: it holds no model.onnx. Make one with 'edgept export MODEL'.",
                            folder);
     if (options->check_hashes || options->sha256 != NULL)
-        status = edgept_hashes_check(folder, options->sha256, names, error);
-    for (; status == EDGEPT_OK && names[0] != NULL; names += 2) {
+        status = edgept_hashes_check(folder, options->sha256, needed, error);
+    for (; status == EDGEPT_OK && bundle->graph_count < graphs; names += 2) {
         char path[MAX_PATH_BYTES];
         snprintf(path, sizeof path, "%s/%s", folder, names[0]);
         status = edgept_graph_guard(folder, names[0], names[1], error);
@@ -138,6 +144,8 @@ enum edgept_status edgept_bundle_open(const char *folder, const struct edgept_bu
         status = check_facts(bundle, options, error);
     if (status == EDGEPT_OK)
         status = name_cache(bundle, error);
+    if (status == EDGEPT_OK && has_file(folder, TABLE_NAME))
+        status = edgept_text_open(bundle, folder, TABLE_NAME, error);
     bundle->load_ms = edgept_now_ms() - started;
     if (status)
         edgept_bundle_free(bundle);
@@ -157,6 +165,8 @@ void edgept_bundle_free(struct edgept_bundle *bundle)
     if (bundle->env != NULL)
         bundle->api->ReleaseEnv(bundle->env);
     edgept_facts_free(&bundle->facts);
+    edgept_tokenizer_free(bundle->tokenizer);
+    free(bundle->table);
     free(bundle->cache_names);
     free(bundle);
 }

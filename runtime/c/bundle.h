@@ -5,6 +5,7 @@
 #include <stdatomic.h>
 
 #include "facts.h"
+#include "tokenizer.h"
 
 #define EDGEPT_CACHE_NAME_BYTES 64
 
@@ -20,6 +21,8 @@ struct edgept_bundle {
     struct edgept_facts facts;
     size_t max_length, session_bytes;
     double load_ms;
+    void *table; /* tokenizer.bin; NULL without one */
+    struct edgept_tokenizer *tokenizer;
     atomic_ullong prompts; /* that were loaded, so that each has a number of its own */
     char (*cache_names)[EDGEPT_CACHE_NAME_BYTES]; /* of each side, key and value of each layer in turn */
 };

@@ -6,34 +6,29 @@
  *     #include <edgept.h>
  *     #include <stdio.h>
  *
- *     static int show(void *user, int64_t token)
- *     {
- *         (void)user;
- *         printf("%lld ", (long long)token);
- *         return 0;                                   // anything else ends the generation
- *     }
- *
  *     int main(void)
  *     {
- *         const int64_t ids[] = {5, 9, 77, 130, 200};
- *         struct edgept_generate_options options = {.max_new_tokens = 32, .on_token = show};
  *         struct edgept_bundle *bundle = NULL;
  *         struct edgept_prompt *spanish = NULL, *billing = NULL;
  *         struct edgept_session *session = NULL;
- *         struct edgept_generation said;
+ *         struct edgept_generation made;
  *         struct edgept_error error;
+ *         const char *text = "", *question = "Where is my parcel?";
  *
  *         if (edgept_bundle_open("bundle", NULL, &bundle, &error) ||
  *             edgept_prompt_load(bundle, "spanish.safetensors", &spanish, &error) ||
  *             edgept_prompt_load(bundle, "billing.safetensors", &billing, &error) ||
  *             edgept_session_create(bundle, &session, &error) ||
- *             edgept_session_generate(session, spanish, ids, 5, &options, &said, &error) ||
- *             edgept_session_generate(session, billing, ids, 5, &options, &said, &error))
+ *             edgept_session_ask(session, spanish, question, NULL, &text, &made, &error) ||
+ *             puts(text) < 0 ||
+ *             edgept_session_ask(session, billing, question, NULL, &text, &made, &error) ||
+ *             puts(text) < 0)
  *             fprintf(stderr, "%s\n", error.message);
  *         edgept_session_free(session);
  *         edgept_prompt_free(spanish);
  *         edgept_prompt_free(billing);
  *         edgept_bundle_free(bundle);
+ *         return 0;
  *     }
  *
  * What holds for every function:
@@ -221,6 +216,7 @@ EDGEPT_API void edgept_session_cancel(struct edgept_session *session);
 
 /* Wall-clock times of a request, in milliseconds of the monotonic clock. */
 struct edgept_latency {
+    double tokenize_ms; /* text to token ids; 0 where ids were given */
     double swap_ms;    /* making the prompt the request's own: its keys and values into the cache */
     double prefill_ms; /* one run over all of the input's tokens */
     double ttft_ms;    /* from the call to its first token; 0 without one */
@@ -251,6 +247,7 @@ struct edgept_generate_options {
     const int64_t *stop_ids;   /* end it too, like the bundle's own end-of-text ids */
     size_t stop_count;
     int (*on_token)(void *user, int64_t token); /* called with each new token; not 0 ends it */
+    int (*on_text)(void *user, const char *piece); /* of edgept_session_ask: with each piece of text */
     void *user;
 };
 
@@ -282,6 +279,41 @@ EDGEPT_API enum edgept_status edgept_session_prefill(struct edgept_session *sess
                                                      const float **logits, struct edgept_error *error);
 EDGEPT_API enum edgept_status edgept_session_step(struct edgept_session *session, int64_t id,
                                                   const float **logits, struct edgept_error *error);
+
+/* ---- text: bundles that hold a tokenizer.bin ------------------------------------------------------ */
+
+/* A text's tokens: the session's, until its next text. */
+struct edgept_text {
+    const int64_t *ids;   /* (count,) */
+    const int64_t *types; /* (count,): 1 for the second text of a pair, else 0 */
+    size_t count;
+};
+
+/*
+ * Token ids of a text, or of a pair of texts (pair: NULL without). special_tokens: 1 adds what the model
+ * expects around a text; 0 for one that a chat template made, which holds them already.
+ */
+EDGEPT_API enum edgept_status edgept_session_encode(struct edgept_session *session, const char *text,
+                                                    const char *pair, int special_tokens,
+                                                    struct edgept_text *tokens,
+                                                    struct edgept_error *error);
+
+/* The text of ids, special tokens and ids without a token left out; the session's, until its next text. */
+EDGEPT_API enum edgept_status edgept_session_decode(struct edgept_session *session, const int64_t *ids,
+                                                    size_t count, const char **text,
+                                                    struct edgept_error *error);
+
+/*
+ * Generate from a text: edgept_session_encode with special tokens, edgept_session_generate, and
+ * edgept_session_decode. on_text is called with whole characters as soon as they are certain. text is
+ * the session's, until its next text.
+ */
+EDGEPT_API enum edgept_status edgept_session_ask(struct edgept_session *session,
+                                                 const struct edgept_prompt *prompt,
+                                                 const char *question,
+                                                 const struct edgept_generate_options *options,
+                                                 const char **text, struct edgept_generation *generation,
+                                                 struct edgept_error *error);
 
 /* ---- models that read and do not write ----------------------------------------------------------- */
 

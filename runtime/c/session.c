@@ -7,6 +7,7 @@
 #include "cache.h"
 #include "error.h"
 #include "half.h"
+#include "text.h"
 
 #define ALIGNMENT 64 /* of buffers that a graph reads: a cache line */
 #define OTHER_INPUTS 12 /* ids, mask, types, table, a head and so on, beside the cache */
@@ -60,6 +61,8 @@ enum edgept_status edgept_session_create(const struct edgept_bundle *bundle, str
     enum edgept_status status = make_tensors(&session->inputs, room, error);
     if (status == EDGEPT_OK)
         status = make_tensors(&session->outputs, room, error);
+    if (status == EDGEPT_OK && bundle->tokenizer != NULL)
+        status = edgept_text_begin(session, error);
     if (status)
         edgept_session_free(session);
     else
@@ -79,6 +82,8 @@ void edgept_session_free(struct edgept_session *session)
         &session->sampler.weights, &session->sampler.order};
     for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++)
         edgept_session_drop(session, buffers[i]);
+    edgept_workspace_free(session->workspace);
+    edgept_text_stream_free(session->stream);
     free(session->inputs.names);
     free(session->inputs.values);
     free(session->outputs.names);

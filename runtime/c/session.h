@@ -45,6 +45,8 @@ struct edgept_session {
     size_t source;                                              /* its length */
     int64_t keep;                                               /* logits_to_keep: 1 */
     struct edgept_sampler sampler;
+    struct edgept_workspace *workspace;                 /* the tokenizer's; NULL without one */
+    struct edgept_text_stream *stream;
     bool has_begun;                                     /* there is a sequence for a next step */
     double swap_ms;                                     /* of the last request */
 };

@@ -1,15 +1,13 @@
-"""Tiny bundles with prompts for the checks of `make test`: `python bundles.py FOLDER`, once.
+"""Tiny bundles with prompts for the C library's checks: `python -m tests.c_bundles FOLDER`, once.
 
 Each is a folder FOLDER/NAME with a bundle and the prompt files 0.safetensors, 1.safetensors, ...
 """
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-
-ROOT = Path(__file__).resolve().parents[3]
-sys.path.insert(0, str(ROOT))
 
 from edgept.bundle import Manifest, read_manifest
 from edgept.export import export_model
@@ -30,7 +28,7 @@ BUNDLES = {
 def prompts(manifest: Manifest) -> list[Prompt]:
     chosen = np.random.default_rng(0)
 
-    def array(*shape: int) -> np.ndarray:
+    def array(*shape: int) -> Any:
         return chosen.standard_normal(shape).astype(np.float32) * 0.3
 
     found = [{"prompt_embeds": array(rows, manifest.hidden_size)} for rows in (3, 6)]
