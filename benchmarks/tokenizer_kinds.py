@@ -171,7 +171,7 @@ def _sentencepiece(
     fuse: bool = True,
 ) -> Any:
     """A BPE over characters; those that the vocabulary lacks become bytes."""
-    tokenizer: Any = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=fuse, byte_fallback=fallback))  # noqa: S106
+    tokenizer: Any = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=fuse, byte_fallback=fallback))
     tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, pre_tokenizer
     bytes_ = [f"<0x{byte:02X}>" for byte in range(256)] if fallback else []
     named = ["<unk>", "<s>", "</s>"]
@@ -276,7 +276,7 @@ def _nfd(lines: Sequence[str]) -> Any:
 
 def _bert(*, lowercase: bool) -> Callable[[Sequence[str]], Any]:
     def make(lines: Sequence[str]) -> Any:
-        tokenizer: Any = Tokenizer(models.WordPiece(unk_token="[UNK]"))  # noqa: S106
+        tokenizer: Any = Tokenizer(models.WordPiece(unk_token="[UNK]"))
         tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
         tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
         special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]

@@ -82,8 +82,8 @@ def test_heads_that_do_not_fit(bundle_of: Callable[..., Path], tmp_path: Path) -
     bundle = bundle_of("roberta", "fp32", "text-classification")
     model, in_c = edgept.load(bundle, threads=1), CModel(bundle)
     whole = with_head(model.manifest, 2)
-    parts = dict(whole.tensors)
-    wrong = {
+    parts: dict[str, Any] = dict(whole.tensors)
+    wrong: dict[str, dict[str, Any]] = {
         "one layer": {name: parts[name] for name in ("head.weight", "head.bias")},
         "one class": {**parts, "head.weight": parts["head.weight"][:1], "head.bias": np.zeros(1)},
         "none of its own": {"prompt_embeds": np.ones((2, 64), np.float32)},

@@ -82,7 +82,7 @@ def python_logits(
     model: edgept.Model, ids: list[int], prompt: Any, tokens: list[int]
 ) -> list[npt.NDArray[np.float32]]:
     """Logits after a text and after each of some tokens, as generation computes them."""
-    decoder = model._runner.decoder  # type: ignore[union-attr]
+    decoder: Any = model._runner.decoder  # type: ignore[union-attr]
     request = compose(
         ids, prompt, tokenizer=None, vocab_size=model.manifest.vocab_size, model=model
     )
@@ -115,6 +115,7 @@ def test_greedy_tokens_are_the_same(
     assert len({tuple(pair.c.generate(IDS, in_c)[0]) for _, in_c in pair.prompts}) == 4
     for ids in (IDS, LONG):
         for in_python, in_c in pair.prompts:
+            options: dict[str, Any]
             for options in ({}, {"repetition_penalty": 1.3}):
                 expected = pair.python.generate(
                     ids, prompt=in_python, max_new_tokens=300, **options
@@ -171,6 +172,7 @@ def test_sampling_draws_from_the_same_distribution(pair_of: Callable[..., Pair])
 
     pair = pair_of("llama", "fp32")
     draws = 1500
+    options: dict[str, Any]
     for options in (
         {"temperature": 1.0},
         {"temperature": 0.7, "top_k": 5},
@@ -178,7 +180,7 @@ def test_sampling_draws_from_the_same_distribution(pair_of: Callable[..., Pair])
         {"temperature": 1.2, "top_k": 40, "top_p": 0.5},
     ):
         logits = python_logits(pair.python, IDS, None, [])[0]
-        ids, probabilities = Sampler(Sampling(**options))._candidates(logits)  # type: ignore[arg-type]
+        ids, probabilities = Sampler(Sampling(**options))._candidates(logits)
         tokens = [
             pair.c.generate(IDS, max_new_tokens=1, seed=seed, **options)[0][0]
             for seed in range(draws)
@@ -261,7 +263,7 @@ def test_arguments_that_cannot_be_used(
     pair_of: Callable[..., Pair], bundle_of: Callable[..., Path], tmp_path: Path
 ) -> None:
     model = pair_of("llama", "fp32").c
-    for found, call in {
+    calls: dict[str, Callable[[], object]] = {
         "not in the vocabulary": lambda: model.generate([5, model.vocab_size]),
         "positions": lambda: model.generate([5] * 257),
         "temperature": lambda: model.generate(IDS, temperature=-1.0),
@@ -273,7 +275,8 @@ def test_arguments_that_cannot_be_used(
         "no bundle": lambda: CModel(tmp_path),
         "threads": lambda: CModel(bundle_of("llama"), threads=-1),
         "max_length": lambda: CModel(bundle_of("llama"), max_length=257),
-    }.items():
+    }
+    for found, call in calls.items():
         with pytest.raises(CStatusError, match=found) as caught:
             call()
         assert caught.value.status == 2
@@ -318,19 +321,21 @@ def test_hashes(bundle_of: Callable[..., Path], tmp_path: Path) -> None:
     data[100] ^= 1
     weights.write_bytes(data)
     CModel(folder).close()  # nobody asked
-    for change in (
+    hashes = folder / HASHES_NAME
+    without = [line for line in hashes.read_text().splitlines(keepends=True) if ".data" not in line]
+
+    def replace_by_link() -> None:
+        weights.unlink()
+        weights.symlink_to(bundle_of("llama") / weights.name)
+
+    changes: list[Callable[[], object]] = [
         lambda: None,
-        lambda: (weights.unlink(), weights.symlink_to(bundle_of("llama") / weights.name)),
-        lambda: weights.unlink(),
-        lambda: (folder / HASHES_NAME).write_text(
-            "".join(
-                line
-                for line in (folder / HASHES_NAME).read_text().splitlines(keepends=True)
-                if "model.onnx.data" not in line
-            )
-        ),
-        lambda: (folder / HASHES_NAME).unlink(),
-    ):
+        replace_by_link,
+        weights.unlink,
+        lambda: hashes.write_text("".join(without)),
+        hashes.unlink,
+    ]
+    for change in changes:
         change()
         with pytest.raises(CStatusError) as caught:
             CModel(folder, check_hashes=1)

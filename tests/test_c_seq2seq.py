@@ -69,9 +69,8 @@ def test_greedy_answers_are_the_same(kind: str, tmp_path: Path) -> None:
                 ends.add(finish)
     assert ends <= {"eos", "length", "full"}
     logits = [in_c.prefill(texts()[1]), in_c.step(20), in_c.step(30)]
-    expected_logits = model._runner.logits(  # type: ignore[union-attr]
-        model._compose(texts()[1], None), [20, 30]
-    )
+    runner: Any = model._runner
+    expected_logits = runner.logits(model._compose(texts()[1], None), [20, 30])
     np.testing.assert_allclose(np.stack(logits), expected_logits, rtol=1e-4, atol=1e-5)
     with pytest.raises(CStatusError, match="positions"):
         in_c.generate([20] * (model.max_length + 1))
