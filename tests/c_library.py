@@ -48,6 +48,8 @@ def make(*targets: str, **variables: str) -> None:
 @cache
 def _load() -> ctypes.CDLL:
     make("build/libedgept.so.0.1.0")
+    # the library asks for it by its name, and leaves it to the system where that is
+    ctypes.CDLL(str(BUILD / "onnxruntime" / "lib" / "libonnxruntime.so.1"), ctypes.RTLD_GLOBAL)
     library = ctypes.CDLL(str(BUILD / "libedgept.so"))
     for name in (
         "edgept_version",

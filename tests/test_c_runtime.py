@@ -115,8 +115,8 @@ def test_greedy_tokens_are_the_same(
     assert len({tuple(pair.c.generate(IDS, in_c)[0]) for _, in_c in pair.prompts}) == 4
     for ids in (IDS, LONG):
         for in_python, in_c in pair.prompts:
-            options: dict[str, Any]
-            for options in ({}, {"repetition_penalty": 1.3}):
+            cases: list[dict[str, Any]] = [{}, {"repetition_penalty": 1.3}]
+            for options in cases:
                 expected = pair.python.generate(
                     ids, prompt=in_python, max_new_tokens=300, **options
                 )
@@ -172,13 +172,13 @@ def test_sampling_draws_from_the_same_distribution(pair_of: Callable[..., Pair])
 
     pair = pair_of("llama", "fp32")
     draws = 1500
-    options: dict[str, Any]
-    for options in (
+    cases: list[dict[str, Any]] = [
         {"temperature": 1.0},
         {"temperature": 0.7, "top_k": 5},
         {"temperature": 1.5, "top_p": 0.6},
         {"temperature": 1.2, "top_k": 40, "top_p": 0.5},
-    ):
+    ]
+    for options in cases:
         logits = python_logits(pair.python, IDS, None, [])[0]
         ids, probabilities = Sampler(Sampling(**options))._candidates(logits)
         tokens = [
