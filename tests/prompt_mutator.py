@@ -1,6 +1,7 @@
 """Prompt files that are nearly valid, without end, and whether both readers say the same of each.
 
-`python -m tests.prompt_mutator COUNT [SEED]` compares COUNT of them; `make fuzz-quick` in runtime/c does.
+`python -m tests.prompt_mutator COUNT [SEED]` compares COUNT of them, and `--files FOLDER` those that a
+fuzzer found; `make fuzz-quick` in runtime/c does both.
 """
 
 import json
@@ -10,6 +11,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -114,11 +116,11 @@ def _by_fields(chosen: random.Random) -> bytes:
     return encode(json.dumps(fields, ensure_ascii=chosen.random() < 0.5), body)
 
 
-def main(count: int, seed: int) -> None:
+def main(files: Iterator[bytes], count: int) -> None:
     """Compare so many; print how often each answer was given."""
     seen: Counter[str] = Counter()
     slowest = 0.0
-    for number, data in zip(range(count), mutants(seed), strict=False):
+    for number, data in zip(range(count), files, strict=False):
         begin = time.perf_counter()
         found = assert_same(data)
         slowest = max(slowest, time.perf_counter() - begin)
@@ -131,4 +133,8 @@ def main(count: int, seed: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 0)
+    if sys.argv[1] == "--files":
+        paths = sorted(Path(sys.argv[2]).iterdir())
+        main((path.read_bytes() for path in paths), len(paths))
+    else:
+        main(mutants(int(sys.argv[2]) if len(sys.argv) > 2 else 0), int(sys.argv[1]))

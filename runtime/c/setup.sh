@@ -2,7 +2,8 @@
 # Gets what the C library is built with into a folder, and prints nothing but what it did.
 #
 #   setup.sh [FOLDER]            onnxruntime's C headers and library: FOLDER/include, FOLDER/lib
-#   setup.sh --packages          also the compilers and checkers of `make sanitize fuzz-quick arm64` (root)
+#   setup.sh --arm64 [FOLDER]    also those of `make arm64`: FOLDER/arm64, with an emulator
+#   setup.sh --packages          first the compilers and checkers of all targets (needs root)
 #
 # The headers are those of Debian's package libonnxruntime-dev, of a release later than bookworm. They
 # describe version 21 of the interface, which every later library serves, so the library may be any
@@ -13,8 +14,13 @@ release=${EDGEPT_DEBIAN_RELEASE:-trixie}
 
 if [ "${1:-}" = --packages ]; then
     apt-get install --yes --no-install-recommends \
-        gcc g++ make cmake pkg-config clang libclang-rt-dev valgrind \
+        gcc g++ make cmake pkg-config clang libclang-rt-14-dev valgrind \
         gcc-aarch64-linux-gnu libc6-dev-arm64-cross libstdc++6-arm64-cross
+    shift
+fi
+arm64=
+if [ "${1:-}" = --arm64 ]; then
+    arm64=yes
     shift
 fi
 here=$(cd "$(dirname "$0")" && pwd)
@@ -58,4 +64,22 @@ print(found[-1] if found else "")')}
     ln -s "$library" "$folder/lib/libonnxruntime.so.1"
     ln -sf libonnxruntime.so.1 "$folder/lib/libonnxruntime.so"
     echo "linked $library"
+fi
+
+if [ -n "$arm64" ]; then
+    mkdir -p "$folder/arm64/lib" "$folder/arm64/include"
+    cp "$folder/include/onnxruntime_c_api.h" "$folder/arm64/include"
+    if [ ! -e "$folder/arm64/qemu-aarch64" ]; then # bookworm's own crashes while it loads onnxruntime
+        fetch qemu-user
+        cp "$folder/unpacked/usr/bin/qemu-aarch64" "$folder/arm64"
+    fi
+    if [ ! -e "$folder/arm64/lib/libonnxruntime.so.1" ]; then
+        "${PYTHON:-python3}" -m pip download --quiet --no-deps --only-binary=:all: \
+            --platform manylinux_2_28_aarch64 --platform manylinux_2_27_aarch64 \
+            --dest "$folder/arm64" "onnxruntime>=1.23"
+        "${PYTHON:-python3}" -m zipfile -e "$folder"/arm64/onnxruntime-*.whl "$folder/arm64/wheel"
+        cp "$folder"/arm64/wheel/onnxruntime/capi/libonnxruntime.so.1.* "$folder/arm64/lib/libonnxruntime.so.1"
+        ln -sf libonnxruntime.so.1 "$folder/arm64/lib/libonnxruntime.so"
+        echo "unpacked onnxruntime for aarch64"
+    fi
 fi
