@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["SOURCES", "CStream", "CTokenizer", "Refused", "build", "compiler"]
+__all__ = ["SOURCES", "CStream", "CTokenizer", "RefusedError", "build", "compiler"]
 
 SOURCES = sorted(
     path
@@ -20,8 +20,12 @@ FLAGS = ("-std=c11", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-Wconversion"
 _STATUS = ("ok", "no memory", "malformed", "not UTF-8", "too long", "no pair")
 
 
-class Refused(Exception):
-    """A status other than 0; `args[0]` names it."""
+class RefusedError(Exception):
+    """A status other than 0: "no memory", "malformed", "not UTF-8", "too long", "no pair"."""
+
+    def __init__(self, status: str, detail: str) -> None:
+        super().__init__(f"{status}: {detail}")
+        self.status, self.detail = status, detail
 
 
 class _Tokens(ctypes.Structure):
@@ -50,7 +54,7 @@ def build(folder: Path, *more: str | Path) -> Path:
 
 def _check(status: int, detail: str = "") -> None:
     if status != 0:
-        raise Refused(_STATUS[status], detail)
+        raise RefusedError(_STATUS[status], detail)
 
 
 class CTokenizer:
@@ -69,7 +73,7 @@ class CTokenizer:
         _check(status, (reason.value or b"").decode())
         try:
             _check(library.edgept_workspace_create(ctypes.byref(self._workspace)))
-        except Refused:
+        except RefusedError:
             self.close()
             raise
 

@@ -255,6 +255,7 @@ def _nfkc(lines: Sequence[str]) -> Any:
         fallback=False,
     )
     tokenizer.add_tokens([AddedToken("LAZY Dog", normalized=True)])
+    tokenizer.add_special_tokens([AddedToken("Quick BROWN", normalized=True)])
     return _edited(tokenizer, lambda parts: parts.update(decoder=None))
 
 

@@ -93,7 +93,7 @@ def compare(c: CTokenizer, reference: Tokenizer, texts: Iterable[str], seed: int
         if result.lines % 8 == 0:
             _compare_more(c, reference, expected, source, result)
             if pairs:
-                encoding = backend.encode(before, text, add_special_tokens=special)
+                encoding = reference.encode_text(before, text, special_tokens=special)
                 pair = c.encode_pair(before, text, special_tokens=special)
                 result.check("pair", (before, text), pair, (encoding.ids, encoding.type_ids))
         before = text

@@ -46,8 +46,11 @@ FORMAT_VERSION = 1
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 _MAX_MANIFEST_BYTES = 1 << 20
-# Read by the runtime where they are there, so a file of these names that nobody exported is refused.
-_OPTIONAL_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+# Read by a runtime where they are there, so a file of these names that nobody exported is refused.
+_OPTIONAL_FILES = (
+    *("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"),
+    "tokenizer.bin",  # the C library's
+)
 
 
 @dataclass(frozen=True)

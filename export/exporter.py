@@ -49,9 +49,11 @@ from edgept.export.quantize import quantize_weights
 from edgept.export.seq2seq_exporter import export_seq2seq, probe_seq2seq_kv
 from edgept.export.source import ModelSource, find_model, load_frozen
 from edgept.export.tally import Parity
+from edgept.export.tokenizer_table import TABLE_NAME, compile_tokenizer
 from edgept.export.torch_exporter import export_decoder, probe_kv
 from edgept.export.weights import PRECISIONS, WeightFormat
 from edgept.runtime.model import load
+from edgept.runtime.text import Tokenizer
 
 __all__ = ["Export", "export_model"]
 
@@ -159,6 +161,7 @@ def export_model(
             add_logits_to_keep(graphs[0].graph)
         progress("writing the bundle")
         _save_tokenizer(source, folder)
+        _save_table(folder, progress)
         manifest = _describe(source, reference, graphs[0], kv, weights, max_virtual_tokens)
         _save(graphs, folder, manifest)
         if generates and not (folder / "genai_config.json").is_file():
@@ -298,6 +301,21 @@ def _save_tokenizer(source: ModelSource, folder: Path) -> None:
             "transformers made none. Convert it to a fast tokenizer, or remove its files to export a "
             "bundle that takes token ids only."
         )
+
+
+def _save_table(folder: Path, progress: Callable[[str], object]) -> None:
+    """Save what the C library reads of the tokenizer, where that can do all that this one does."""
+    tokenizer = Tokenizer.from_bundle(folder)
+    if tokenizer is None:
+        return
+    try:
+        table = compile_tokenizer(tokenizer)
+    except ExportError as error:
+        progress(
+            f"{TABLE_NAME} is left out, so the C library takes token ids only: {error} Exporting"
+        )
+    else:
+        (folder / TABLE_NAME).write_bytes(table)
 
 
 def _describe(

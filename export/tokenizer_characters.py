@@ -76,8 +76,15 @@ def regex_class(atom: str) -> frozenset[int]:
     return frozenset(points).difference(*(points[begin:end] for _, (begin, end) in left))
 
 
-def pre_tokenizer_class(step: Any) -> tuple[frozenset[int], frozenset[int]]:
-    """Code points that a pre-tokenizer cuts out as a piece of their own, and those that it removes."""
+@cache
+def pre_tokenizer_class(name: str) -> tuple[frozenset[int], frozenset[int]]:
+    """Code points that a pre-tokenizer cuts out as a piece of their own, and those that it removes.
+
+    Args:
+        name: the library's class, called without arguments except for digits, each alone.
+    """
+    make: Any = getattr(pre_tokenizers, name)
+    step = make(individual_digits=True) if name == "Digits" else make()
     points = _observed()
     text = "".join(f"a{chr(point)}" for point in points) + "a"
     places = [place for _, place in step.pre_tokenize_str(text)]
@@ -110,8 +117,10 @@ def added_token_class(*, words: bool) -> frozenset[int]:
     return frozenset(p for number, p in enumerate(points) if 4 * number + 1 in begins)
 
 
-def normalizer_map(normalizer: Any) -> dict[int, str]:
-    """Code points that a normalizer changes, and what to."""
+@cache
+def normalizer_map(name: str, **options: bool) -> Mapping[int, str]:
+    """Code points that a normalizer, of this class and made with these options, changes; what to."""
+    normalizer = getattr(normalizers, name)(**options)
     normalized = ((point, normalizer.normalize_str(chr(point))) for point in _observed())
     return {point: text for point, text in normalized if text != chr(point)}
 
@@ -119,8 +128,8 @@ def normalizer_map(normalizer: Any) -> dict[int, str]:
 @cache
 def decomposition(form: str) -> Mapping[int, str]:
     """What NFD or NFKD makes of characters; Hangul syllables, which follow a rule, are left out."""
-    found = normalizer_map(getattr(normalizers, form)())
-    return {point: text for point, text in found.items() if point not in _SYLLABLES}
+    found = normalizer_map(form).items()
+    return {point: text for point, text in found if point not in _SYLLABLES}
 
 
 @cache
@@ -221,19 +230,22 @@ class Characters:
         """
         if not (self._classes or self._maps or self.reorders):
             return b"", b"", b""
-        places = {point: number for number, point in enumerate(_observed())}
+        observed = np.array(_observed(), np.int64)
         columns: npt.NDArray[np.uint32]
-        columns = np.zeros((2 + len(self._maps), len(places)), np.uint32)  # (numbers, code points)
+        columns = np.zeros(
+            (2 + len(self._maps), len(observed)), np.uint32
+        )  # (numbers, code points)
         for number, points in enumerate(self._classes):
-            columns[0, [places[point] for point in points]] |= np.uint32(1 << number)
-        if self.reorders:
-            for point, value in combining_classes().items():
-                columns[1, places[point]] = value
-        for number, texts in enumerate(self._maps):
-            for point, text in texts.items():
-                spaced = text == f" {chr(point)} "
-                columns[2 + number, places[point]] = _SPACED if spaced else 2 + spans[text]
-        kinds = np.zeros(len(places), np.int64)
+            members = np.fromiter(points, np.int64, len(points))
+            columns[0, np.searchsorted(observed, members)] |= np.uint32(1 << number)
+        values = [dict(combining_classes())] if self.reorders else [{}]
+        for texts in self._maps:
+            given = ((point, text, text == f" {chr(point)} ") for point, text in texts.items())
+            values.append({p: _SPACED if spaced else 2 + spans[t] for p, t, spaced in given})
+        for column, numbers in zip(columns[1:], values, strict=True):
+            members = np.fromiter(numbers, np.int64, len(numbers))
+            column[np.searchsorted(observed, members)] = list(numbers.values())
+        kinds = np.zeros(len(observed), np.int64)
         for column in columns:
             _, inverse = np.unique(column, return_inverse=True)
             kinds = kinds * (int(inverse.max()) + 1) + inverse
@@ -241,11 +253,12 @@ class Characters:
         if len(first) > 0xFFFF:
             raise ExportError("the tokenizer tells more than 65535 kinds of characters apart.")
         everywhere = np.full(_POINTS, -1, np.int64)
-        everywhere[list(places)] = kinds
+        everywhere[observed] = kinds
         everywhere[0xD800:0xE000] = 0  # surrogates, which no text has
         skipped = np.flatnonzero(everywhere < 0)
         everywhere[skipped] = everywhere[skipped // _BLOCK * _BLOCK]
         rows = everywhere.astype("<u2").reshape(-1, _BLOCK)  # (blocks of the code space, 128)
-        unique, blocks = np.unique(rows, axis=0, return_inverse=True)
+        unique: dict[bytes, int] = {}
+        blocks = np.array([unique.setdefault(row.tobytes(), len(unique)) for row in rows], "<u2")
         records = columns[:, first].T.astype("<u4")  # (kinds, numbers)
-        return blocks.astype("<u2").tobytes(), unique.tobytes(), records.tobytes()
+        return blocks.tobytes(), b"".join(unique), records.tobytes()

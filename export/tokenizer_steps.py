@@ -3,8 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-from tokenizers import normalizers, pre_tokenizers
-
 from edgept.errors import ExportError
 from edgept.export.tokenizer_characters import (
     Characters,
@@ -14,7 +12,6 @@ from edgept.export.tokenizer_characters import (
     regex_class,
 )
 from edgept.export.tokenizer_pattern import (
-    DONE,
     FORK,
     JUMP,
     Instruction,
@@ -96,7 +93,7 @@ class Steps:
                 self.normalizer.append((_COMPOSE, 0, 0, 0))
         elif kind in ("Lowercase", "StripAccents"):
             self._drops |= kind == "StripAccents"
-            self._map(normalizer_map(getattr(normalizers, kind)()))
+            self._map(normalizer_map(kind))
         elif kind == "BertNormalizer":
             self._bert(step)
         else:
@@ -108,20 +105,18 @@ class Steps:
         strip = lowercase if strip is None else strip
         self._drops = True
         cleaned = normalizer_map(
-            normalizers.BertNormalizer(
-                clean_text=step["clean_text"],
-                handle_chinese_chars=step["handle_chinese_chars"],
-                strip_accents=False,
-                lowercase=False,
-            )
+            "BertNormalizer",
+            clean_text=step["clean_text"],
+            handle_chinese_chars=step["handle_chinese_chars"],
+            strip_accents=False,
+            lowercase=False,
         )
         last = normalizer_map(
-            normalizers.BertNormalizer(
-                clean_text=False,
-                handle_chinese_chars=False,
-                strip_accents=strip,
-                lowercase=lowercase,
-            )
+            "BertNormalizer",
+            clean_text=False,
+            handle_chinese_chars=False,
+            strip_accents=strip,
+            lowercase=lowercase,
         )
         if strip:
             # accents are stripped from what NFD left: characters that it changes do not come here
@@ -163,16 +158,16 @@ class Steps:
         elif kind == "Metaspace":
             self._metaspace(step)
         elif kind == "Digits":
-            digits, _ = pre_tokenizer_class(pre_tokenizers.Digits(individual_digits=True))
+            digits, _ = pre_tokenizer_class("Digits")
             self._split_class(digits, "Isolated", many=not step["individual_digits"])
         elif kind == "Punctuation":
-            marks, _ = pre_tokenizer_class(pre_tokenizers.Punctuation("isolated"))
+            marks, _ = pre_tokenizer_class("Punctuation")
             self._split_class(marks, step["behavior"])
         elif kind == "WhitespaceSplit":
-            _, spaces = pre_tokenizer_class(pre_tokenizers.WhitespaceSplit())
+            _, spaces = pre_tokenizer_class("WhitespaceSplit")
             self._split_class(spaces, "Removed")
         elif kind == "BertPreTokenizer":
-            marks, spaces = pre_tokenizer_class(pre_tokenizers.BertPreTokenizer())
+            marks, spaces = pre_tokenizer_class("BertPreTokenizer")
             self._split_class(spaces, "Removed")
             self._split_class(marks, "Isolated")
         else:
@@ -211,7 +206,6 @@ class Steps:
             to_a = a + begin if operation in (FORK, JUMP) else a
             to_b = b + begin if operation == FORK else b
             self.programs.append((operation, to_a, to_b, c))
-        assert program[-1][0] == DONE
         self.pre_tokenizer.append((_SPLIT, begin, _BEHAVIORS.index(behavior), int(inverted)))
 
 

@@ -29,6 +29,7 @@ _EXISTS, _SPECIAL, _BYTE, _HELD = 1, 2, 4, 8
 _KEY_WORD, _KEY_CONTINUES, _KEY_ADDED, _KEY_NORMALIZED = range(4)
 _SINGLE_WORD, _LEFT, _RIGHT, _IGNORED = 1, 2, 4, 8
 _MAX_LENGTH = 0xFFFFFF  # of a token, in bytes
+_MAX_SPAN = 255  # of what a step puts in
 _POST_PROCESSORS = ("TemplateProcessing", "BertProcessing", "RobertaProcessing", "ByteLevel")
 
 
@@ -103,6 +104,11 @@ class _Table:
     """Collects the sections."""
 
     def __init__(self, tokenizer: Tokenizer, parts: Mapping[str, Any]) -> None:
+        kind = parts["model"]["type"]
+        if kind not in ("BPE", "WordPiece"):
+            raise ExportError(
+                f"the tokenizer is a {kind} model; the C library knows BPE and WordPiece."
+            )
         self.tokenizer, self.parts = tokenizer, parts
         self.backend: Any = tokenizer.backend
         self.characters = Characters()
@@ -148,12 +154,8 @@ class _Table:
             self.unknown = self.vocab[unknown]
         if model["type"] == "BPE":
             self._add_bpe(model)
-        elif model["type"] == "WordPiece":
-            self._add_wordpiece(model)
         else:
-            raise ExportError(
-                f"the tokenizer is a {model['type']} model; the C library knows BPE and WordPiece."
-            )
+            self._add_wordpiece(model)
 
     def _add_bpe(self, model: Mapping[str, Any]) -> None:
         for name in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
@@ -225,8 +227,9 @@ class _Table:
 
     def add_tokens(self) -> None:
         """TOKENS and FIRST_TOKENS: what each id is decoded to."""
-        names = {number: token for token, number in self.vocab.items()}
-        names |= {number: token.content for number, token in self.added.items()}
+        # of an added token that is normalized, the library decodes the normalized form
+        found = ((number, self.backend.id_to_token(number)) for number in range(self.size))
+        names = {number: token for number, token in found if token is not None}
         special = {token.content for token in self.added.values() if token.special}
         texts, firsts, byte_tokens = self._decoded(names)
         held = '"ByteFallback"' in json.dumps(self.parts["decoder"])
@@ -349,6 +352,8 @@ class _Table:
             for second in (None, probe):
                 encoding = self.backend.encode(probe, second, add_special_tokens=special)
                 template = self._template(encoding)
+                if not self.tokenizer.has_types:
+                    template = [(what, 0) for what, _ in template]
                 heads += [len(entries) // 2, len(template)]
                 entries += [number for entry in template for number in entry]
         self.sections[18] = _pack([*heads, *entries])
@@ -393,6 +398,11 @@ class _Table:
         """All sections with their header."""
         steps = self.steps
         texts = list(dict.fromkeys([*steps.texts, *self.characters.texts()]))
+        longest = max((len(text.encode()) for text in texts), default=0)
+        if longest > _MAX_SPAN:
+            raise ExportError(
+                f"a step of the tokenizer puts in {longest} bytes; the C library takes {_MAX_SPAN}."
+            )
         entries = {text: number for number, text in enumerate(texts)}
         sections = self.sections
         sections[4] = _pack(

@@ -161,6 +161,7 @@ class Tokenizer:
         vocab_size: ids that have a token, added tokens included. The model's embedding may be padded
             to more; such ids, like virtual tokens, have no text.
         backend: the library's own tokenizer, with what tokenizer_config.json adds.
+        has_types: whether the model is told which of a pair's texts a token is of.
         cleans_up: whether decoded text loses the spaces in front of punctuation.
         cuts_left: whether a text that is too long loses its beginning instead of its end.
         unknown: the token that stands for what the vocabulary lacks; None without one.
@@ -190,7 +191,7 @@ class Tokenizer:
         self.unknown = special_tokens(config).get("unk_token")
         # a tokenizer that names its model's inputs may leave them out, whatever its template says
         inputs = config.get("model_input_names")
-        self._has_types = not isinstance(inputs, list) or "token_type_ids" in inputs
+        self.has_types = not isinstance(inputs, list) or "token_type_ids" in inputs
         around = backend.num_special_tokens_to_add
         self._separates_pairs = around(is_pair=True) > around(is_pair=False)
         self.marks_continuations = bool(parts["model"].get("continuing_subword_prefix"))
@@ -246,7 +247,7 @@ class Tokenizer:
                 "this model's tokenizer puts nothing between two texts, so the model has not learned to "
                 "tell the two of a pair apart. Join them as the model was trained: one text."
             )
-        return EncodedText(encoding, has_types=self._has_types)
+        return EncodedText(encoding, has_types=self.has_types)
 
     def token(self, token_id: int) -> str | None:
         """A token as the vocabulary writes it; None for a special token and an id without one."""

@@ -312,7 +312,9 @@ def test_file_that_is_none(folder: Path, tmp_path: Path) -> None:
         path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
-@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"])
+@pytest.mark.parametrize(
+    "name", ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "tokenizer.bin"]
+)
 def test_file_that_would_be_read_but_was_not_exported(name: str, folder: Path) -> None:
     manifest = read_manifest(folder)
     (folder / "notes.txt").write_text("nobody reads this")

@@ -14,6 +14,8 @@ import edgept
 from edgept.bundle import check_files, read_manifest
 from edgept.errors import ExportError, UsageError
 from edgept.export import export_model, verify_bundle
+from edgept.export.tokenizer_table import TABLE_NAME, compile_tokenizer
+from edgept.runtime.text import Tokenizer
 from tests.conftest import VOCABULARY, shared, tiny_model
 
 BUILDER = ["llama", "qwen2", "gemma2"]
@@ -309,3 +311,11 @@ def test_manifest_is_plain_json(bundle_of: Callable[..., Path]) -> None:
     assert raw["format_version"] == 1
     assert raw["opset"][""] >= 20
     assert set(raw["opset"]) <= {"", "com.microsoft"}
+
+
+def test_the_c_librarys_tokenizer_is_exported(bundle_of: Callable[..., Path]) -> None:
+    tokenizer = Tokenizer.from_bundle(bundle_of("gpt2"))
+    assert tokenizer is not None
+    table = compile_tokenizer(tokenizer)
+    assert (bundle_of("gpt2") / TABLE_NAME).read_bytes() == table
+    assert read_manifest(bundle_of("gpt2")).files[TABLE_NAME].size == len(table)

@@ -224,8 +224,11 @@ static enum edgept_text_status fill_template(const struct edgept_tokenizer *toke
     struct text_ids *joined = &workspace->joined, *types = &workspace->types;
     uint32_t entry = tokenizer->templates[number][0];
     uint32_t end = entry + tokenizer->templates[number][1];
-    enum edgept_text_status status = EDGEPT_TEXT_OK;
+    /* never NULL, so that callers may copy no ids at all */
+    enum edgept_text_status status = text_ids_reserve(joined, 1);
 
+    if (status == EDGEPT_TEXT_OK)
+        status = text_ids_reserve(types, 1);
     joined->count = types->count = 0;
     for (; entry < end && status == EDGEPT_TEXT_OK; entry++) {
         uint32_t what = text_entry(tokenizer->template_entries, entry, 2, 0);

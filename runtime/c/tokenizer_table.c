@@ -314,7 +314,8 @@ static int check_spans(const struct edgept_tokenizer *tokenizer)
         uint32_t offset = text_entry(tokenizer->spans, entry, 2, 0);
         uint32_t size = text_entry(tokenizer->spans, entry, 2, 1);
 
-        if (!spans_text(tokenizer, offset, size) ||
+        /* short ones, so that no step turns a text into gigabytes */
+        if (size > TEXT_MAX_SPAN || !spans_text(tokenizer, offset, size) ||
             !is_utf8(text_span_of(tokenizer, offset, size)))
             return 0;
     }
