@@ -2,6 +2,7 @@
 
 import ctypes
 import fcntl
+import os
 import shutil
 import subprocess
 import sys
@@ -34,6 +35,11 @@ def make(*targets: str, **variables: str) -> None:
             pytest.skip(f"needs {tool} to build the C library")
     if not (BUILD / "onnxruntime" / "include" / "onnxruntime_c_api.h").is_file():
         pytest.skip("needs onnxruntime's C headers: run runtime/c/setup.sh")
+    if not (BUILD / "onnxruntime" / "lib" / "libonnxruntime.so").exists():
+        environment = {**os.environ, "PYTHON": sys.executable}
+        linked = subprocess.run([SOURCE / "setup.sh"], env=environment, capture_output=True)
+        if linked.returncode:
+            pytest.skip("needs onnxruntime's library: pip install onnxruntime")
     arguments = [f"{name}={value}" for name, value in variables.items()]
     with (BUILD / "lock").open("w") as lock:  # tests run side by side
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -127,7 +133,10 @@ class CLatency(ctypes.Structure):
     """struct edgept_latency."""
 
     _fields_ = [
-        *((name, ctypes.c_double) for name in ("swap", "prefill", "ttft", "tpot", "total")),
+        *(
+            (name, ctypes.c_double)
+            for name in ("tokenize", "swap", "prefill", "ttft", "tpot", "total")
+        ),
         *((name, ctypes.c_size_t) for name in ("virtual_tokens", "input_tokens", "new_tokens")),
     ]
 
@@ -148,6 +157,7 @@ class CGenerateOptions(ctypes.Structure):
         ("stop_ids", ctypes.POINTER(ctypes.c_int64)),
         ("stop_count", ctypes.c_size_t),
         ("on_token", CALLBACK),
+        ("on_text", ctypes.c_void_p),
         ("user", ctypes.c_void_p),
     ]
 

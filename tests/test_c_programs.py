@@ -176,6 +176,11 @@ def test_command_line(
         assert bool(found.stderr) == (code != 0)
 
 
+def test_readme_shows_the_example() -> None:
+    readme = (SOURCE.parents[1] / "README.md").read_text(encoding="utf-8")
+    assert f"```c\n{(SOURCE / 'example.c').read_text()}```" in readme
+
+
 def test_example_answers_as_the_python_runtime(
     programs: Path, bundle_of: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -189,7 +194,9 @@ def test_example_answers_as_the_python_runtime(
         paths.append(tmp_path / f"{seed}.safetensors")
         write_prompt(random_prompt(model.manifest, seed), paths[-1])
     question = "where is my parcel"
-    shown = run(programs / "example", bundle, question, *paths, check=True).stdout
+    command = [programs / "example", bundle, question, *paths]
+    # as bytes: a line may end in anything
+    shown = subprocess.run(command, capture_output=True, check=True).stdout.decode()
     for seed, path in enumerate(paths):
         said = model.generate(question, prompt=model.load_prompt(path), max_new_tokens=64)
         assert f"prompt {seed}: {said.text}\n    first token " in shown

@@ -2,6 +2,7 @@
 # Gets what the C library is built with into a folder, and prints nothing but what it did.
 #
 #   setup.sh [FOLDER]            onnxruntime's C headers and library: FOLDER/include, FOLDER/lib
+#   setup.sh --headers [FOLDER]  the headers alone; the tests link the library themselves
 #   setup.sh --arm64 [FOLDER]    also those of `make arm64`: FOLDER/arm64, with an emulator
 #   setup.sh --packages          first the compilers and checkers of all targets (needs root)
 #
@@ -18,11 +19,13 @@ if [ "${1:-}" = --packages ]; then
         gcc-aarch64-linux-gnu libc6-dev-arm64-cross libstdc++6-arm64-cross
     shift
 fi
-arm64=
-if [ "${1:-}" = --arm64 ]; then
-    arm64=yes
+what=
+case ${1:-} in
+--headers | --arm64)
+    what=$1
     shift
-fi
+    ;;
+esac
 here=$(cd "$(dirname "$0")" && pwd)
 folder=${1:-$here/build/onnxruntime}
 mkdir -p "$folder/include" "$folder/lib"
@@ -50,6 +53,9 @@ if [ ! -e "$folder/include/onnxruntime_c_api.h" ]; then
     fetch libonnxruntime-dev
     cp "$folder"/unpacked/usr/include/onnxruntime/onnxruntime_c_api.h "$folder/include"
 fi
+if [ "$what" = --headers ]; then
+    exit 0
+fi
 
 if [ ! -e "$folder/lib/libonnxruntime.so.1" ]; then
     library=${ONNXRUNTIME_LIBRARY:-$("${PYTHON:-python3}" -c '
@@ -61,12 +67,12 @@ print(found[-1] if found else "")')}
         echo "no libonnxruntime.so: pip install onnxruntime, or set ONNXRUNTIME_LIBRARY" >&2
         exit 1
     fi
-    ln -s "$library" "$folder/lib/libonnxruntime.so.1"
+    ln -sf "$library" "$folder/lib/libonnxruntime.so.1"
     ln -sf libonnxruntime.so.1 "$folder/lib/libonnxruntime.so"
     echo "linked $library"
 fi
 
-if [ -n "$arm64" ]; then
+if [ "$what" = --arm64 ]; then
     mkdir -p "$folder/arm64/lib" "$folder/arm64/include"
     cp "$folder/include/onnxruntime_c_api.h" "$folder/arm64/include"
     if [ ! -e "$folder/arm64/qemu-aarch64" ]; then # bookworm's own crashes while it loads onnxruntime
