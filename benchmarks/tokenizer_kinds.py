@@ -5,6 +5,7 @@ its regular expression, post-processor, decoder and the model's switches. The vo
 """
 
 import json
+import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,7 +21,7 @@ from tokenizers import (
     trainers,
 )
 
-__all__ = ["KINDS", "train"]
+__all__ = ["KINDS", "combined", "train"]
 
 LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
@@ -323,3 +324,55 @@ KINDS: dict[str, Callable[[Sequence[str]], Any]] = {
 def train(kind: str, lines: Sequence[str]) -> Any:
     """A tokenizer of a kind, trained on lines."""
     return KINDS[kind](lines)
+
+
+def combined(seed: int, lines: Sequence[str]) -> Any:
+    """A tokenizer of parts that were drawn at random, as no model has it."""
+    source = random.Random(seed)
+    prepend = source.choice(["first", "always", "never"])
+    normalizer = source.sample(
+        [
+            normalizers.NFC(),
+            normalizers.NFKD(),
+            normalizers.Lowercase(),
+            normalizers.Prepend("▁"),
+            normalizers.Replace(" ", "▁"),
+            normalizers.Replace("th", "TH the"),
+            normalizers.BertNormalizer(strip_accents=source.random() < 0.5, lowercase=False),
+            normalizers.StripAccents(),
+        ],
+        source.randrange(3),
+    )
+    steps = source.sample(
+        [
+            pre_tokenizers.Digits(individual_digits=source.random() < 0.5),
+            pre_tokenizers.Metaspace(prepend_scheme=prepend, split=source.random() < 0.5),
+            pre_tokenizers.WhitespaceSplit(),
+            pre_tokenizers.Punctuation(source.choice(["removed", "merged_with_next"])),
+            pre_tokenizers.Split(" ", source.choice(["merged_with_previous", "contiguous"])),
+            pre_tokenizers.Split(Regex(r"\s{2,4}|[a-f]?\d++|(?i:the|[ab]n't)?\p{Lu}"), "isolated"),
+            pre_tokenizers.BertPreTokenizer(),
+        ],
+        source.randrange(3),
+    )
+    byte_level = source.random() < 0.4
+    if byte_level:
+        space, regex = source.random() < 0.5, source.random() < 0.5
+        steps.append(pre_tokenizers.ByteLevel(add_prefix_space=space, use_regex=regex))
+    parts: dict[str, Any] = {
+        "normalizer": normalizers.Sequence(normalizer),
+        "pre_tokenizer": pre_tokenizers.Sequence(steps),
+    }
+    if byte_level:
+        tokenizer = _byte_level(lines, ["<s>"], ignore_merges=source.random() < 0.5, **parts)
+    else:
+        fallback, fuse = source.random() < 0.5, source.random() < 0.5
+        tokenizer = _sentencepiece(lines, fallback=fallback, fuse=fuse, **parts)
+    # none begins with a space: behind a token that strips spaces, the library itself would panic
+    for content in source.sample(["the", "é", "x ", "<|a|>", "▁▁", "Ab C", "th", "中"], 4):
+        options = {
+            name: source.random() < 0.4
+            for name in ("single_word", "lstrip", "rstrip", "normalized", "special")
+        }
+        tokenizer.add_tokens([AddedToken(content, **options)])
+    return tokenizer

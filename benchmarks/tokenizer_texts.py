@@ -23,7 +23,7 @@ PHRASES = (
     "ພາສາລາວ ခေတ်သစ် မြန်မာ ភាសាខ្មែរ ១២៣",
     "我能吞下玻璃而不伤身体。繁體中文與简体，１２３全角，㐀𠀀𪚥豈更",
     "いろはにほへと ちりぬるを。カタカナ ﾊﾝｶｸ ガギグゲゴ ヴ ㌔ ㍿ 東京で9時30分に会おう!",
-    "키스의 고유조건은 입술끼리 만나야 하고 특별한 기술은 필요치 않다. 한글 ᄒ\u1161ᆫ",
+    "키스의 고유조건은 입술끼리 만나야 하고 특별한 기술은 필요치 않다. 한글 ᄒ\u1161ᆫ 각\u11a8 가\u11a7 \u1100\u1161\u11a8\u11a8",
     "საქართველო ქართული ᲡᲐᲥ Հայերեն ԱԲԳ እንኳን ደህና መጡ ᚠᛇᚻ ᓀᐦᐃᔭᐍᐏᐣ 𐐷𐑌𐐰 𝔘𝔫𝔦𝔠𝔬𝔡𝔢 ①②⑳ Ⅷ ½ ² ₃ ㊄",
     "👩‍👩‍👧‍👦 🏳️‍🌈 👍🏽 🇩🇪🇫🇷 ❤️ 😀😃 5️⃣ ☕︎ 🧑🏿‍🚀",
     "e\u0301 a\u0308\u0304 o\u0323\u0302 q\u0307\u0323 \u1e9b\u0323 \u0344 \u212b \u2126 ﬁ ﬂ ﬃ ſ ß ẞ İ ı ŉ ǆ \u0130\u0049",
@@ -31,6 +31,7 @@ PHRASES = (
     "http://example.com/a?b=c&d=%20e#f  user@host.org  C:\\dir\\file.txt  $1,234.56  10^-9  50%",
     "   leading, trailing   and      long   spaces\t\ttabs\u00a0nbsp\u3000wide\u2003em \u200b zero\ufeffbom   ",
     "<s> </s> <unk> <pad> <0x41> [CLS] [SEP] [MASK] ##ing ▁under ▁▁two <|endoftext|> <|im_start|>user",
+    "é   é é  é 中  中 fox fox <|end|>  <|end|> <mask>  <mask> a<mask>b",
     "'s 't 're 've 'm 'll 'd 'S 'T 'RE 'Ve 'ſ ’s do not isn't 'll'll n't ' ' '' \" \" ...",
 )
 

@@ -9,10 +9,9 @@ import struct
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from tokenizers import decoders
-
 from edgept.errors import ExportError
 from edgept.export.tokenizer_characters import Characters, added_token_class, compositions
+from edgept.export.tokenizer_decoder import as_bytes, byte_alphabet, decode_tokens
 from edgept.export.tokenizer_steps import Steps
 from edgept.runtime.text import Tokenizer
 
@@ -24,7 +23,6 @@ _MAGIC, _VERSION, _SECTIONS = b"edgeptTB", 1, 19
 _NONE = 0xFFFFFFFF
 _BPE, _WORDPIECE = 1, 2
 _BYTE_SYMBOLS, _WHOLE_WORDS, _BYTE_FALLBACK, _FUSE_UNKNOWN, _CLEAN_UP = 1, 2, 4, 8, 16
-_DECODE_BYTES, _DECODE_RUNS, _DECODE_TEXTS = 1, 2, 3
 _EXISTS, _SPECIAL, _BYTE, _HELD = 1, 2, 4, 8
 _KEY_WORD, _KEY_CONTINUES, _KEY_ADDED, _KEY_NORMALIZED = range(4)
 _SINGLE_WORD, _LEFT, _RIGHT, _IGNORED = 1, 2, 4, 8
@@ -47,25 +45,6 @@ def compile_tokenizer(tokenizer: Tokenizer) -> bytes:
     table.add_added_tokens()
     table.add_templates()
     return table.to_bytes()
-
-
-def _byte_alphabet() -> dict[str, int]:
-    """GPT-2's characters that stand for bytes: printable ones for themselves, the rest from U+0100."""
-    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in plain]
-    return {chr(byte): byte for byte in plain} | {
-        chr(0x100 + number): byte for number, byte in enumerate(others)
-    }
-
-
-_ALPHABET = _byte_alphabet()
-
-
-def _as_bytes(token: str) -> bytes | None:
-    """What a token of byte characters stands for; None where one of its characters is none of them."""
-    if all(character in _ALPHABET for character in token):
-        return bytes(_ALPHABET[character] for character in token)
-    return None
 
 
 def _mix(value: int) -> int:
@@ -170,7 +149,7 @@ class _Table:
         fallback = bool(model.get("byte_fallback"))
         if self.steps.byte_level:
             self.flags |= _BYTE_SYMBOLS
-            symbols = {byte: self.vocab.get(char) for char, byte in _ALPHABET.items()}
+            symbols = {byte: self.vocab.get(char) for char, byte in byte_alphabet().items()}
             if fallback and None in symbols.values():
                 raise ExportError(
                     "the tokenizer works on bytes, falls back to bytes and lacks some of them, which the "
@@ -181,7 +160,7 @@ class _Table:
             self.flags |= _BYTE_FALLBACK
             self._set_bytes({byte: self.vocab.get(f"<0x{byte:02X}>") for byte in range(256)})
         for token, number in self.vocab.items():
-            key = _as_bytes(token) if self.steps.byte_level else token.encode()
+            key = as_bytes(token) if self.steps.byte_level else token.encode()
             if key and (whole_words or (len(token) == 1 and not self.steps.byte_level)):
                 self.keys[_KEY_WORD, key] = number
         self._add_merges(model["merges"])
@@ -231,7 +210,8 @@ class _Table:
         found = ((number, self.backend.id_to_token(number)) for number in range(self.size))
         names = {number: token for number, token in found if token is not None}
         special = {token.content for token in self.added.values() if token.special}
-        texts, firsts, byte_tokens = self._decoded(names)
+        decoded = decode_tokens(names, self.parts["decoder"], self.backend.decoder)
+        self.decoder, self.strip = decoded.decoder, decoded.strip
         held = '"ByteFallback"' in json.dumps(self.parts["decoder"])
         tokens, first_tokens = [], []
         for number in range(self.size):
@@ -241,73 +221,14 @@ class _Table:
                 first_tokens += [0, 0]
                 continue
             flags = _EXISTS | (_SPECIAL if token in special else 0)
-            flags |= _BYTE if number in byte_tokens else 0
+            flags |= _BYTE if number in decoded.byte_tokens else 0
             is_byte = len(token) == 6 and token.startswith("<0x") and token.endswith(">")
             flags |= _HELD if held and is_byte else 0
-            offset, length = self.span(texts[number])
+            offset, length = self.span(decoded.texts[number])
             tokens += [offset, length | flags << 24]
-            first_tokens += self.span(firsts.get(number, texts[number]))
+            first_tokens += self.span(decoded.firsts.get(number, b""))
         self.sections[2] = _pack(tokens)
-        self.sections[3] = _pack(first_tokens) if firsts else b""
-
-    def _decoded(
-        self, names: Mapping[int, str]
-    ) -> tuple[dict[int, bytes], dict[int, bytes], set[int]]:
-        """Bytes of each id behind others and, where it may differ, as the first; ids of single bytes."""
-        decoder = self.parts["decoder"]
-        kind = None if decoder is None else decoder["type"]
-        if kind == "ByteLevel":
-            self.decoder = _DECODE_BYTES
-            texts = {n: _as_bytes(token) or token.encode() for n, token in names.items()}
-            return texts, {}, set()
-        if kind in ("WordPiece", "Metaspace", None):
-            self.decoder = _DECODE_TEXTS
-            library: Any = self.backend.decoder
-            if kind is None:
-                library = decoders.WordPiece(prefix="\uffff", cleanup=False)
-            begin = library.decode(["a"])
-            firsts = {n: library.decode([token]).encode() for n, token in names.items()}
-            texts = {
-                n: library.decode(["a", token])[len(begin) :].encode() for n, token in names.items()
-            }
-            return texts, firsts, set()
-        return self._sentencepiece_decoded(decoder, names)
-
-    def _sentencepiece_decoded(
-        self, decoder: Mapping[str, Any], names: Mapping[int, str]
-    ) -> tuple[dict[int, bytes], dict[int, bytes], set[int]]:
-        """Replace any number of times, then ByteFallback, Fuse and Strip at most once each."""
-        texts, byte_tokens = dict(names), set()
-        place, order = 0, ("Replace", "ByteFallback", "Fuse", "Strip")
-        seen: list[str] = []
-        for step in decoder.get("decoders", [decoder]):
-            kind = step["type"]
-            known = kind in order and order.index(kind) >= place
-            if kind == "Replace":
-                known &= bool(step["pattern"].get("String"))
-            elif kind == "Strip":
-                known &= "Fuse" in seen and step["stop"] == 0
-            if not known or (kind != "Replace" and kind in seen):
-                found = json.dumps(decoder, ensure_ascii=False)
-                raise ExportError(
-                    f"the tokenizer has the decoder {found[:300]}, which the C library does not know."
-                )
-            seen.append(kind)
-            place = order.index(kind)
-            if kind == "Replace":
-                pattern, content = step["pattern"]["String"], step["content"]
-                texts = {n: text.replace(pattern, content) for n, text in texts.items()}
-            elif kind == "ByteFallback":
-                library = decoders.ByteFallback()
-                byte_tokens = {n for n, text in texts.items() if library.decode([text]) != text}
-            elif kind == "Strip":
-                self.strip = step["start"], ord(step["content"])
-        self.decoder = _DECODE_RUNS
-        encoded = {
-            n: bytes([int(text[3:5], 16)]) if n in byte_tokens else text.encode()
-            for n, text in texts.items()
-        }
-        return encoded, {}, byte_tokens
+        self.sections[3] = _pack(first_tokens) if decoded.firsts else b""
 
     # ---- added tokens ------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from tokenizers import Tokenizer as Backend
 from benchmarks.c_tokenizer import CTokenizer, RefusedError, build, compiler
 from benchmarks.tokenizer_kinds import KINDS
 from benchmarks.tokenizer_texts import PHRASES, lines, real_lines
-from benchmarks.tokenizers import compare, special_texts, trained
+from benchmarks.tokenizers import compare, drawn, special_texts, trained
 from edgept.errors import ExportError
 from edgept.export.exporter import _save_table
 from edgept.export.tokenizer_characters import _observed, regex_class
@@ -77,6 +77,12 @@ def assert_equal(c: CTokenizer, tokenizer: Tokenizer, real: list[str], count: in
 @pytest.mark.parametrize("kind", KINDS)
 def test_kind(load: Load, kind: str) -> None:
     assert_equal(load(table(kind)), reference(kind), [])
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_random_parts(load: Load, seed: int) -> None:
+    tokenizer = drawn(seed, list(PHRASES) * 4)
+    assert_equal(load(compile_tokenizer(tokenizer)), tokenizer, [])
 
 
 @pytest.mark.parametrize(

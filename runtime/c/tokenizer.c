@@ -15,7 +15,7 @@ struct search {
     uint32_t kind;  /* added tokens as written, or as normalized */
     size_t at;      /* where the search goes on */
     size_t done;    /* up to where the text has been given out */
-    size_t begin, end; /* of the token found */
+    size_t begin, end; /* of the token found; it may begin in what was given out */
     uint32_t id;
 };
 
@@ -94,13 +94,10 @@ static int find_added(struct search *search)
         if ((flags & TEXT_IGNORED) != 0 ||
             ((flags & TEXT_SINGLE_WORD) != 0 && inside_word(search)))
             continue;
-        if ((flags & TEXT_LEFT) != 0) {
-            size_t begin = search->begin;
-
-            while (begin > 0 && is_space_at(tokenizer, text + step_back(text, begin)))
-                begin = step_back(text, begin);
-            search->begin = begin > search->done ? begin : search->done;
-        }
+        if ((flags & TEXT_LEFT) != 0)
+            while (search->begin > 0 &&
+                   is_space_at(tokenizer, text + step_back(text, search->begin)))
+                search->begin = step_back(text, search->begin);
         if ((flags & TEXT_RIGHT) != 0)
             while (search->end < search->text.size &&
                    is_space_at(tokenizer, text + search->end)) {

@@ -2,7 +2,8 @@
  * tokenizer_parts.h - what the files of the tokenizer share
  *
  * Code organization:
- *     tokenizer_table.c      a table, checked once; look-ups in it
+ *     tokenizer_check.c      a table, checked once
+ *     tokenizer_table.c      look-ups in it
  *     tokenizer_bytes.c      UTF-8, and arrays that grow
  *     tokenizer_normalize.c  steps that rewrite a text
  *     tokenizer_split.c      steps that cut a text into words; the matcher of patterns
@@ -119,6 +120,10 @@ static inline uint32_t text_entry(struct text_section section, uint32_t entry, u
 {
     return text_u32(section.data + ((size_t)entry * width + number) * 4);
 }
+
+/* Check a table and fill a zeroed tokenizer: NULL, or which part breaks the rules. */
+const char *text_check_table(struct edgept_tokenizer *tokenizer, const unsigned char *table,
+                             size_t size);
 
 struct text_span text_span_of(const struct edgept_tokenizer *tokenizer, uint32_t offset,
                               uint32_t size);
