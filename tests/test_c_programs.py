@@ -194,7 +194,7 @@ def test_example_answers_as_the_python_runtime(
         paths.append(tmp_path / f"{seed}.safetensors")
         write_prompt(random_prompt(model.manifest, seed), paths[-1])
     question = "where is my parcel"
-    command = [programs / "example", bundle, question, *paths]
+    command: list[str | Path] = [programs / "example", bundle, question, *paths]
     # as bytes: a line may end in anything
     shown = subprocess.run(command, capture_output=True, check=True).stdout.decode()
     for seed, path in enumerate(paths):

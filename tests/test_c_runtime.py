@@ -24,7 +24,7 @@ IDS = [5, 9, 77, 130, 200, 31, 4]
 LONG = [
     (7 * place) % 500 + 3 for place in range(140)
 ]  # runs in more than one piece where that is done
-# One whose keys and values are extended in place, one whose are not, one in float16.
+# One whose keys and values are extended in place, one whose are not, one whose weights are quantised.
 BUNDLES = [("llama", "fp32"), ("gpt2", "fp32"), ("llama", "int4")]
 
 
@@ -127,6 +127,32 @@ def test_greedy_tokens_are_the_same(
                 assert latency.virtual_tokens == expected.latency.virtual_tokens
                 assert latency.input_tokens == expected.latency.input_tokens
                 assert 0 < latency.ttft <= latency.total
+
+
+def test_float16(model_folder: Callable[[str], Path], tmp_path: Path) -> None:
+    """A GPU's bundle, on the CPU: prompts are narrowed as numpy narrows them."""
+    from edgept.export import export_model
+
+    bundle = tmp_path / "bundle"
+    export_model(str(model_folder("llama")), bundle, precision="fp16", target="cuda", verify=False)
+    model = edgept.load(bundle, providers=["CPUExecutionProvider"], threads=1)
+    in_c = CModel(bundle)
+    for seed, prefix in ((0, False), (1, True)):
+        path = tmp_path / f"{seed}.safetensors"
+        prompt = random_prompt(model.manifest, seed, prefix=prefix)
+        (values,) = prompt.tensors.values()
+        values.flat[:6] = [65519, -1e-8, 6e-8, 2049, 4.0e-5, 0.0]  # ties, subnormals, the largest
+        write_prompt(prompt, path)
+        expected = python_logits(model, IDS, model.load_prompt(path), [3, 250])
+        resident = in_c.load_prompt(path)
+        found = [in_c.prefill(IDS, resident), in_c.step(3), in_c.step(250)]
+        for ours, theirs in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+        values.flat[0] = 65520  # infinite in float16
+        write_prompt(prompt, path, overwrite=True)
+        with pytest.raises(CStatusError, match="not finite in float16"):
+            in_c.load_prompt(path)
+    in_c.close()
 
 
 def test_prompt_without_a_text(pair_of: Callable[..., Pair]) -> None:
@@ -341,7 +367,7 @@ def test_hashes(bundle_of: Callable[..., Path], tmp_path: Path) -> None:
             CModel(folder, check_hashes=1)
         assert caught.value.status == 5
     for text in ("0" * 64 + "  ../x\n", "not a hash\n", "0" * 70000):
-        needed = "".join(f"{'0' * 64}  {name}\n" for name in ("model.onnx", "model.onnx.data"))
+        needed = "".join(f"{'0' * 64}  {name}\n" for name in listed)
         (folder / HASHES_NAME).write_text(text + needed)
         with pytest.raises(CStatusError) as caught:
             CModel(folder, check_hashes=1)

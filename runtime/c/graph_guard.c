@@ -58,13 +58,15 @@ static bool malformed(struct walk *walk)
     return refuse(walk, EDGEPT_INVALID_FILE, "is not an ONNX graph, or was cut short");
 }
 
+/* A number of at most 10 bytes; one that 64 bits do not hold is UINT64_MAX. */
 static bool take_varint(const unsigned char **at, const unsigned char *end, uint64_t *value)
 {
     *value = 0;
     for (unsigned shift = 0; shift < 70 && *at < end; shift += 7) {
         unsigned char byte = *(*at)++;
-        if (shift < 64)
-            *value |= (uint64_t)(byte & 0x7F) << shift;
+        *value |= (uint64_t)(byte & 0x7F) << shift;
+        if (shift == 63 && (byte & 0x7F) > 1)
+            *value = UINT64_MAX;
         if (byte < 0x80)
             return true;
     }

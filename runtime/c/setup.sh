@@ -86,6 +86,7 @@ if [ "$what" = --arm64 ]; then
         "${PYTHON:-python3}" -m zipfile -e "$folder"/arm64/onnxruntime-*.whl "$folder/arm64/wheel"
         cp "$folder"/arm64/wheel/onnxruntime/capi/libonnxruntime.so.1.* "$folder/arm64/lib/libonnxruntime.so.1"
         ln -sf libonnxruntime.so.1 "$folder/arm64/lib/libonnxruntime.so"
+        rm -rf "$folder"/arm64/wheel "$folder"/arm64/onnxruntime-*.whl
         echo "unpacked onnxruntime for aarch64"
     fi
 fi

@@ -18,7 +18,7 @@
 #include <unistd.h>
 
 #define MAX_PROMPTS 8
-#define NEW_TOKENS 24
+#define NEW_TOKENS 24 /* of a request; TOKENS in the environment */
 #define THREADS 4
 
 void *__real_malloc(size_t size);
@@ -84,6 +84,12 @@ static void require(int holds, const char *what)
 static const int64_t text[] = {5, 9, 77, 130, 200, 31, 4};
 #define TEXT (sizeof text / sizeof *text)
 
+static size_t new_tokens(void)
+{
+    const char *wanted = getenv("TOKENS");
+    return wanted == NULL ? NEW_TOKENS : (size_t)atol(wanted);
+}
+
 /* A request of whatever the bundle is for; a number that stands for its result. */
 static enum edgept_status ask(struct edgept_bundle *bundle, struct edgept_session *session,
                               struct edgept_prompt *prompt, uint64_t *result, struct edgept_error *error)
@@ -105,7 +111,7 @@ static enum edgept_status ask(struct edgept_bundle *bundle, struct edgept_sessio
         const int64_t stop[] = {-1};
         struct edgept_generation said;
         struct edgept_generate_options options = {
-            .max_new_tokens = NEW_TOKENS, .temperature = sampled, .top_k = 50, .top_p = 0.9, .seed = 3,
+            .max_new_tokens = new_tokens(), .temperature = sampled, .top_k = 50, .top_p = 0.9, .seed = 3,
             .repetition_penalty = 1.1, .stop_ids = stop, .stop_count = 1};
         status = edgept_session_generate(session, prompt, text, TEXT, &options, &said, error);
         if (status)
