@@ -241,5 +241,5 @@ int main(int argc, char **argv)
     edgept_session_free(session);
     edgept_prompt_free(prompt);
     edgept_bundle_free(bundle);
-    return status;
+    return (int)status;
 }

@@ -41,5 +41,5 @@ int main(int argc, char **argv)
         fprintf(stderr, "%s\n", error.message);
     edgept_session_free(session);
     edgept_bundle_free(bundle);
-    return status;
+    return (int)status;
 }
