@@ -31,7 +31,7 @@ static enum edgept_status start_onnxruntime(struct edgept_bundle *bundle, struct
                            "onnxruntime %s is too old, this library needs 1.%d. Install a newer one.",
                            base->GetVersionString(), MIN_API);
     enum edgept_status status = edgept_graph_check(
-        bundle->api, bundle->api->CreateEnv(ORT_LOGGING_LEVEL_ERROR, "edgept", &bundle->env), error);
+        bundle->api, bundle->api->CreateEnv(ORT_LOGGING_LEVEL_FATAL, "edgept", &bundle->env), error);
     if (status == EDGEPT_OK)
         status = edgept_graph_check(
             bundle->api,

@@ -237,6 +237,7 @@ enum edgept_finish {
     EDGEPT_FINISH_CANCELLED = 4  /* edgept_session_cancel */
 };
 
+/* The two callbacks may call edgept_session_cancel, and nothing else on their session. */
 struct edgept_generate_options {
     size_t max_new_tokens;     /* 0: 256 */
     double temperature;        /* divides the logits; 0: greedy, and the next three have no effect */

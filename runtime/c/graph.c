@@ -78,8 +78,8 @@ static enum edgept_status configure(struct edgept_graph *graph, OrtSessionOption
     enum edgept_status status = edgept_graph_check(api, api->SetIntraOpNumThreads(session, threads), error);
     if (status == EDGEPT_OK)
         status = edgept_graph_check(api, api->SetInterOpNumThreads(session, 1), error);
-    if (status == EDGEPT_OK) /* errors only: it warns of every overridable initializer */
-        status = edgept_graph_check(api, api->SetSessionLogSeverityLevel(session, 3), error);
+    if (status == EDGEPT_OK) /* fatal only; an error is returned, and needs no log line */
+        status = edgept_graph_check(api, api->SetSessionLogSeverityLevel(session, 4), error);
     if (status == EDGEPT_OK) /* crashes before onnxruntime 1.30 on an input whose default is float16 */
         status = edgept_graph_check(
             api,
@@ -181,7 +181,7 @@ enum edgept_status edgept_graph_open(struct edgept_graph *graph, const OrtApi *a
     api->ReleaseSessionOptions(session);
     if (status == EDGEPT_OK)
         status = edgept_graph_check(api, api->CreateRunOptions(&graph->run_options), error);
-    if (status == EDGEPT_OK) /* fatal only; an error is returned, and needs no log line */
+    if (status == EDGEPT_OK)
         status = edgept_graph_check(api, api->RunOptionsSetRunLogSeverityLevel(graph->run_options, 4), error);
     if (status == EDGEPT_OK)
         status = read_names(graph, error);

@@ -90,6 +90,32 @@ static size_t new_tokens(void)
     return wanted == NULL ? NEW_TOKENS : (size_t)atol(wanted);
 }
 
+static int add_piece(void *user, const char *piece)
+{
+    uint64_t *result = user;
+    for (; *piece != '\0'; piece++)
+        *result = (*result ^ (unsigned char)*piece) * 1099511628211u;
+    return 0;
+}
+
+/* The same in text, where the bundle has a tokenizer. */
+static enum edgept_status ask_in_text(struct edgept_session *session, struct edgept_prompt *prompt,
+                                      uint64_t *result, struct edgept_error *error)
+{
+    struct edgept_generate_options options = {.max_new_tokens = new_tokens(), .on_text = add_piece, .user = result};
+    struct edgept_generation said;
+    struct edgept_text tokens;
+    const char *answer;
+    enum edgept_status status = edgept_session_encode(session, "where is my parcel?", NULL, 1, &tokens, error);
+    if (status == EDGEPT_USAGE)
+        return EDGEPT_OK;
+    if (status == EDGEPT_OK)
+        status = edgept_session_ask(session, prompt, "where is my parcel?", &options, &answer, &said, error);
+    if (status == EDGEPT_OK)
+        add_piece(result, answer);
+    return status;
+}
+
 /* A request of whatever the bundle is for; a number that stands for its result. */
 static enum edgept_status ask(struct edgept_bundle *bundle, struct edgept_session *session,
                               struct edgept_prompt *prompt, uint64_t *result, struct edgept_error *error)
@@ -119,7 +145,7 @@ static enum edgept_status ask(struct edgept_bundle *bundle, struct edgept_sessio
         for (size_t i = 0; i < said.count; i++)
             *result = (*result ^ (uint64_t)said.ids[i]) * 1099511628211u;
     }
-    return EDGEPT_OK;
+    return ask_in_text(session, prompt, result, error);
 }
 
 /* Open, load, ask under each prompt, and give everything back. */
