@@ -18,6 +18,7 @@ __all__ = [
     "DECODER_NAME",
     "ENCODER_NAME",
     "GRAPH_NAME",
+    "HASHES_NAME",
     "MANIFEST_NAME",
     "SEQ2SEQ_TASK",
     "WEIGHTS_ENDING",
@@ -29,9 +30,12 @@ __all__ = [
     "find_bundle",
     "hash_file",
     "read_manifest",
+    "to_hashes",
 ]
 
 MANIFEST_NAME = "edgept.json"
+# The hash of every other file, the manifest's too, as sha256sum writes and checks them: for the C library.
+HASHES_NAME = "edgept.sha256"
 GRAPH_NAME = "model.onnx"
 # An encoder-decoder's two graphs; each has weights of its own.
 ENCODER_NAME, DECODER_NAME = "encoder.onnx", "decoder.onnx"
@@ -210,8 +214,7 @@ class Manifest:
         if self.pad_token_id is not None:
             entries["pad_token_id"] = self.pad_token_id
         if self.decoding is not None:
-            entries["decoding"] = json.dumps(asdict(self.decoding), sort_keys=True)
-            entries["decoder_start_token_id"] = self.decoding.start_token_id
+            entries |= {f"decoding.{name}": text for name, text in self.decoding.to_texts().items()}
         if self.pooling is not None:
             entries |= {"pooling": self.pooling, "normalize": int(self.normalize)}
         return {f"edgept.{name}": str(entry) for name, entry in entries.items()}
@@ -373,6 +376,13 @@ def check_files(bundle: Path, manifest: Manifest, *, weights: bool = True) -> No
             raise _not_as_exported(path, entry)
         if weights or name not in _weights(manifest):
             _check_contents(path, entry)
+
+
+def to_hashes(manifest: Manifest) -> str:
+    """The text of edgept.sha256, for a bundle whose manifest is written as `to_json` gives it."""
+    hashes = {name: entry.sha256 for name, entry in manifest.files.items()}
+    hashes[MANIFEST_NAME] = hashlib.sha256(manifest.to_json().encode()).hexdigest()
+    return "".join(f"{hashes[name]}  {name}\n" for name in sorted(hashes))
 
 
 def check_weights(bundle: Path, manifest: Manifest) -> None:

@@ -38,6 +38,21 @@ class Decoding:
     early_stopping: bool | str = False
     renormalize: bool = False
 
+    def to_texts(self) -> dict[str, str]:
+        """Each field as a text, for programs without a JSON parser; those that are None are left out.
+
+        Ids stand between commas, sequences of ids between semicolons: `1,2;3`. Booleans are 0 and 1.
+        """
+        return {
+            name: ";".join(",".join(map(str, ids)) for ids in value)
+            if name == "bad_words_ids"
+            else ",".join(map(str, value))
+            if isinstance(value, list)
+            else str(int(value) if isinstance(value, bool) else value)
+            for name, value in vars(self).items()
+            if value is not None
+        }
+
     def is_sane(self) -> bool:
         """Whether every field is of its type and range; JSON may hold anything."""
         counts = (self.start_token_id, self.no_repeat_ngram_size, self.min_length)

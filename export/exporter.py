@@ -18,12 +18,14 @@ from transformers import AutoTokenizer
 from edgept import __version__
 from edgept.atomic import atomic_folder
 from edgept.bundle import (
+    HASHES_NAME,
     MANIFEST_NAME,
     WEIGHTS_ENDING,
     BundleFile,
     KVGeometry,
     Manifest,
     hash_file,
+    to_hashes,
 )
 from edgept.errors import ExportError, UsageError
 from edgept.export import llm_builder
@@ -199,6 +201,7 @@ def export_model(
             checked = {**parity.to_manifest(), "providers": bundle.providers}
             manifest = replace(manifest, parity=checked)
             (folder / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
+        (folder / HASHES_NAME).write_text(to_hashes(manifest), encoding="utf-8")
     return Export(Path(output), manifest, parity)
 
 

@@ -104,7 +104,11 @@ def test_bundle_says_what_c_needs(bundle_of: Callable[..., Path]) -> None:
     assert metadata["edgept.kv.num_layers"] == "3"
     assert metadata["edgept.eos_token_ids"] == "2"
     check_files(bundle, manifest)
-    assert {path.name for path in bundle.iterdir()} == {*manifest.files, "edgept.json"}
+    assert {path.name for path in bundle.iterdir()} == {
+        *manifest.files,
+        "edgept.json",
+        "edgept.sha256",
+    }
 
 
 def test_fingerprint_is_of_the_weights_not_of_the_file(

@@ -1,0 +1,245 @@
+/*
+ * edgept-run.c - the command line: edgept-run [-b BUNDLE] [--prompt FILE] [--ids] "text"
+ *
+ * Results go to stdout, what is wrong to stderr; exit codes are enum edgept_status.
+ */
+#include <edgept.h>
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define MAX_IDS 65536
+
+static const char usage[] =
+    "usage: edgept-run [OPTION]... TEXT\n"
+    "\n"
+    "Run a bundle's task on a text, under a prompt or without one.\n"
+    "\n"
+    "  -b, --bundle FOLDER     the bundle; default $EDGEPT_BUNDLE, then ./bundle\n"
+    "      --prompt FILE       the prompt file\n"
+    "      --pair TEXT         second text of a pair, for models that read\n"
+    "      --ids               TEXT is token ids between spaces, and so is the answer\n"
+    "  -n, --max-new-tokens N  default 256\n"
+    "      --temperature T     default 0, greedy\n"
+    "      --top-k K, --top-p P, --repetition-penalty R, --seed S\n"
+    "      --threads N         default: every core\n"
+    "      --provider NAME     onnxruntime's execution provider; default CPUExecutionProvider\n"
+    "      --check             compare every file with its hash first\n"
+    "      --timings           print the latency of every phase to stderr\n"
+    "  -h, --help  --version\n";
+
+struct arguments {
+    const char *bundle, *prompt, *pair, *text, *provider;
+    int ids, check, timings, threads;
+    struct edgept_generate_options generate;
+};
+
+static void stop(const char *message, const char *about)
+{
+    fprintf(stderr, "edgept-run: %s%s. See edgept-run --help.\n", message, about);
+    exit(EDGEPT_USAGE);
+}
+
+static double to_number(const char *option, const char *text)
+{
+    char *end;
+    errno = 0;
+    double number = strtod(text, &end);
+    if (end == text || *end != '\0' || errno != 0 || !(number >= 0 && number <= 9e15))
+        stop("no number from 0 on is behind ", option);
+    return number;
+}
+
+static void parse(int argc, char **argv, struct arguments *arguments)
+{
+    int only_text = 0;
+    for (int i = 1; i < argc; i++) {
+        const char *option = argv[i], *value = i + 1 < argc ? argv[i + 1] : NULL;
+        struct edgept_generate_options *generate = &arguments->generate;
+        if (only_text || option[0] != '-' || option[1] == '\0') {
+            if (arguments->text != NULL)
+                stop("more than one text: put it in quotes; a second one is ", option);
+            arguments->text = option;
+            continue;
+        }
+        if (strcmp(option, "--") == 0) {
+            only_text = 1;
+        } else if (strcmp(option, "-h") == 0 || strcmp(option, "--help") == 0) {
+            fputs(usage, stdout);
+            exit(0);
+        } else if (strcmp(option, "--version") == 0) {
+            printf("edgept-run %s\n", edgept_version());
+            exit(0);
+        } else if (strcmp(option, "--ids") == 0) {
+            arguments->ids = 1;
+        } else if (strcmp(option, "--check") == 0) {
+            arguments->check = 1;
+        } else if (strcmp(option, "--timings") == 0) {
+            arguments->timings = 1;
+        } else {
+            if (value == NULL)
+                stop("unknown option, or one without its value: ", option);
+            i++;
+            if (strcmp(option, "-b") == 0 || strcmp(option, "--bundle") == 0)
+                arguments->bundle = value;
+            else if (strcmp(option, "--prompt") == 0)
+                arguments->prompt = value;
+            else if (strcmp(option, "--pair") == 0)
+                arguments->pair = value;
+            else if (strcmp(option, "--provider") == 0)
+                arguments->provider = value;
+            else if (strcmp(option, "--threads") == 0)
+                arguments->threads = (int)to_number(option, value);
+            else if (strcmp(option, "-n") == 0 || strcmp(option, "--max-new-tokens") == 0)
+                generate->max_new_tokens = (size_t)to_number(option, value);
+            else if (strcmp(option, "--temperature") == 0)
+                generate->temperature = to_number(option, value);
+            else if (strcmp(option, "--top-k") == 0)
+                generate->top_k = (size_t)to_number(option, value);
+            else if (strcmp(option, "--top-p") == 0)
+                generate->top_p = to_number(option, value);
+            else if (strcmp(option, "--repetition-penalty") == 0)
+                generate->repetition_penalty = to_number(option, value);
+            else if (strcmp(option, "--seed") == 0)
+                generate->seed = (uint64_t)to_number(option, value);
+            else
+                stop("unknown option ", option);
+        }
+    }
+    if (arguments->text == NULL)
+        stop("no text", "");
+}
+
+/* The ids of a text of ids; how many. */
+static size_t read_ids(const char *text, int64_t *ids)
+{
+    size_t count = 0;
+    for (const char *at = text; *at != '\0';) {
+        char *end;
+        errno = 0;
+        long long id = strtoll(at, &end, 10);
+        if (end == at || errno != 0 || count == MAX_IDS || (*end != ' ' && *end != '\0'))
+            stop("--ids takes whole numbers between spaces, found ", at);
+        ids[count++] = id;
+        for (at = end; *at == ' ';)
+            at++;
+    }
+    return count;
+}
+
+static int show_text(void *user, const char *piece)
+{
+    (void)user;
+    fputs(piece, stdout);
+    return fflush(stdout); /* a reader who has gone ends the answer */
+}
+
+static int show_id(void *user, int64_t token)
+{
+    (void)user;
+    printf("%lld ", (long long)token);
+    return fflush(stdout);
+}
+
+static void show_latency(const struct edgept_bundle *bundle, const struct edgept_prompt *prompt,
+                         const struct edgept_latency *latency)
+{
+    fprintf(stderr,
+            "load %.0f ms, prompt %.2f ms, tokenize %.2f ms, swap %.3f ms, prefill %.1f ms (%zu virtual + %zu "
+            "tokens), first token %.1f ms, %.2f ms/token, %zu tokens, total %.1f ms\n",
+            edgept_bundle_load_ms(bundle), prompt == NULL ? 0 : edgept_prompt_load_ms(prompt),
+            latency->tokenize_ms, latency->swap_ms, latency->prefill_ms, latency->virtual_tokens,
+            latency->input_tokens, latency->ttft_ms, latency->tpot_ms, latency->new_tokens, latency->total_ms);
+}
+
+static enum edgept_status write_text(struct edgept_session *session, const struct edgept_prompt *prompt,
+                                     struct arguments *arguments, const int64_t *ids, size_t count,
+                                     struct edgept_latency *latency, struct edgept_error *error)
+{
+    struct edgept_generation made;
+    const char *text;
+    enum edgept_status status;
+    if (arguments->ids) {
+        arguments->generate.on_token = show_id;
+        status = edgept_session_generate(session, prompt, ids, count, &arguments->generate, &made, error);
+    } else {
+        arguments->generate.on_text = show_text;
+        status = edgept_session_ask(session, prompt, arguments->text, &arguments->generate, &text, &made, error);
+    }
+    if (status == EDGEPT_OK) {
+        putchar('\n');
+        *latency = made.latency;
+    }
+    return status;
+}
+
+static enum edgept_status read_text(struct edgept_bundle *bundle, struct edgept_session *session,
+                                    const struct edgept_prompt *prompt, const struct edgept_text *text,
+                                    struct edgept_latency *latency, struct edgept_error *error)
+{
+    enum edgept_status status;
+    struct edgept_outputs found;
+    struct edgept_classification classes;
+    if (strcmp(edgept_bundle_task(bundle), "text-classification") == 0) {
+        status = edgept_session_classify(session, prompt, text->ids, text->types, text->count, &classes, error);
+        for (size_t i = 0; status == EDGEPT_OK && i < classes.classes; i++)
+            printf("%c %.4f %s\n", i == classes.best ? '*' : ' ', classes.probabilities[i],
+                   edgept_bundle_label(bundle, prompt, i));
+        if (status == EDGEPT_OK)
+            *latency = classes.latency;
+        return status;
+    }
+    if (strcmp(edgept_bundle_task(bundle), "feature-extraction") == 0)
+        status = edgept_session_embed(session, prompt, text->ids, text->types, text->count, &found, error);
+    else
+        status = edgept_session_outputs(session, prompt, text->ids, text->types, text->count, &found, error);
+    for (size_t i = 0; status == EDGEPT_OK && i < found.rows * found.width; i++)
+        printf("%.9g%c", (double)found.values[i], (i + 1) % found.width == 0 ? '\n' : ' ');
+    if (status == EDGEPT_OK)
+        *latency = found.latency;
+    return status;
+}
+
+int main(int argc, char **argv)
+{
+    static int64_t ids[MAX_IDS];
+    struct arguments arguments = {.bundle = getenv("EDGEPT_BUNDLE")};
+    struct edgept_bundle *bundle = NULL;
+    struct edgept_prompt *prompt = NULL;
+    struct edgept_session *session = NULL;
+    struct edgept_latency latency = {0};
+    struct edgept_error error = {"", ""};
+    parse(argc, argv, &arguments);
+    struct edgept_text text = {ids, NULL, arguments.ids ? read_ids(arguments.text, ids) : 0};
+    struct edgept_provider provider = {.name = arguments.provider};
+    struct edgept_bundle_options options = {.threads = arguments.threads, .check_hashes = arguments.check,
+                                            .providers = &provider,
+                                            .provider_count = arguments.provider != NULL};
+    const char *folder = arguments.bundle == NULL ? "bundle" : arguments.bundle;
+    enum edgept_status status = edgept_bundle_open(folder, &options, &bundle, &error);
+    if (status == EDGEPT_OK && arguments.prompt != NULL)
+        status = edgept_prompt_load(bundle, arguments.prompt, &prompt, &error);
+    if (status == EDGEPT_OK)
+        status = edgept_session_create(bundle, &session, &error);
+    if (status == EDGEPT_OK) {
+        const char *task = edgept_bundle_task(bundle);
+        if (strcmp(task, "text-generation") == 0 || strcmp(task, "text2text-generation") == 0) {
+            status = write_text(session, prompt, &arguments, ids, text.count, &latency, &error);
+        } else {
+            if (!arguments.ids)
+                status = edgept_session_encode(session, arguments.text, arguments.pair, 1, &text, &error);
+            if (status == EDGEPT_OK)
+                status = read_text(bundle, session, prompt, &text, &latency, &error);
+        }
+    }
+    if (status)
+        fprintf(stderr, "edgept-run: %s\n", error.message);
+    else if (arguments.timings)
+        show_latency(bundle, prompt, &latency);
+    edgept_session_free(session);
+    edgept_prompt_free(prompt);
+    edgept_bundle_free(bundle);
+    return (int)status;
+}

@@ -1,0 +1,23 @@
+/* prompt.h - a prompt that is resident on one bundle. */
+#ifndef EDGEPT_PROMPT_H
+#define EDGEPT_PROMPT_H
+
+#include "bundle.h"
+#include "prompt_file.h"
+
+/* Never changes after it is made. Values are in the graph's float type. */
+struct edgept_prompt {
+    const struct edgept_bundle *bundle;
+    unsigned long long number; /* from 1 on, of this prompt alone */
+    char *name;
+    size_t virtual_tokens;
+    void *rows; /* (virtual_tokens, hidden); NULL for keys and values alone, or a head alone */
+    void *kv;   /* (2 * layers, kv_heads, virtual_tokens, head_dim); NULL where rows run with each request */
+    void *head[EDGEPT_TENSOR_NAMES]; /* what the graph takes, by name; no weight: no head */
+    size_t classes;
+    struct edgept_labels labels; /* of the head */
+    size_t bytes;
+    double load_ms;
+};
+
+#endif

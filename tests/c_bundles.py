@@ -1,0 +1,70 @@
+"""Tiny bundles with prompts for the C library's checks: `python -m tests.c_bundles FOLDER`, once.
+
+Each is a folder FOLDER/NAME with a bundle and the prompt files 0.safetensors, 1.safetensors, ...
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgept.bundle import Manifest, read_manifest
+from edgept.export import export_model
+from edgept.prompt import Prompt
+from edgept.prompt_file import write_prompt
+from tests.conftest import tiny_model, tiny_tokenizer
+from tests.seq2seq_models import save_seq2seq
+
+# One kind of graph each: a shared cache, one that grows, an encoder with a head, an encoder-decoder.
+BUNDLES = {
+    "llama": "text-generation",
+    "gpt2": "text-generation",
+    "bert": "text-classification",
+    "t5": "text2text-generation",
+}
+
+
+def prompts(manifest: Manifest) -> list[Prompt]:
+    chosen = np.random.default_rng(0)
+
+    def array(*shape: int) -> Any:
+        return chosen.standard_normal(shape).astype(np.float32) * 0.3
+
+    found = [{"prompt_embeds": array(rows, manifest.hidden_size)} for rows in (3, 6)]
+    if manifest.head_size is not None:
+        for classes, tensors in zip((2, 5), found, strict=True):
+            tensors |= {
+                "head.weight": array(classes, manifest.head_size),
+                "head.bias": array(classes),
+            }
+    elif manifest.kv is not None:
+        kv = manifest.kv
+        found.append({"prompt_kv": array(kv.num_layers, 2, kv.num_kv_heads, 4, kv.head_dim)})
+    return [
+        Prompt(tensors, fingerprint=manifest.fingerprint, task=manifest.task) for tensors in found
+    ]
+
+
+def main(folder: Path) -> None:
+    """Make those that are not there."""
+    for name, task in BUNDLES.items():
+        place = folder / name
+        if (place / "done").is_file():
+            continue
+        model = place / "model"
+        if name == "t5":
+            save_seq2seq(name, model)
+        else:
+            tiny_model(name).save_pretrained(model)
+            tiny_tokenizer().save_pretrained(model)
+        export_model(
+            str(model), place / "bundle", precision="fp32", task=task, verify=False, force=True
+        )
+        for number, prompt in enumerate(prompts(read_manifest(place / "bundle"))):
+            write_prompt(prompt, place / f"{number}.safetensors", overwrite=True)
+        (place / "done").touch()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
