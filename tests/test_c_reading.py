@@ -17,7 +17,13 @@ TEXTS = [[5], [5, 9, 77, 130, 200, 31, 4], list(range(3, 90))]
 
 
 def with_head(
-    manifest: Manifest, classes: int, *, rows: int = 0, labels: bool = True, bias: bool = True
+    manifest: Manifest,
+    classes: int,
+    *,
+    rows: int = 0,
+    prefix: int = 0,
+    labels: bool = True,
+    bias: bool = True,
 ) -> Prompt:
     chosen = np.random.default_rng(classes + rows)
     size = manifest.head_size
@@ -33,6 +39,10 @@ def with_head(
         tensors |= {"head.dense.weight": array(size, size), "head.dense.bias": array(size)}
     if rows:
         tensors["prompt_embeds"] = array(rows, manifest.hidden_size)
+    if prefix:
+        kv = manifest.kv
+        assert kv is not None
+        tensors["prompt_kv"] = array(kv.num_layers, 2, kv.num_kv_heads, prefix, kv.head_dim)
     return Prompt(
         tensors,
         name=f"{classes} classes",
@@ -56,6 +66,7 @@ def test_classes_are_the_same_under_any_head(
             with_head(model.manifest, 2, rows=6),
             with_head(model.manifest, 5, bias=False),
             with_head(model.manifest, 3, rows=1, labels=False),
+            with_head(model.manifest, 4, prefix=5),
         ]
     ):
         path = tmp_path / f"{number}.safetensors"

@@ -127,6 +127,7 @@ static void read_cache(struct reading *reading, struct edgept_facts *facts)
     facts->head_dim = size(reading, "kv.head_dim");
     facts->shares_buffer = number(reading, "kv.shared_buffer", 0, -1) != 0;
     facts->depends_on_length = number(reading, "kv.depends_on_length", 0, 0) != 0;
+    facts->prefix_only = number(reading, "kv.prefix_only", 0, 0) != 0;
 }
 
 static void read_head(struct reading *reading, struct edgept_facts *facts)

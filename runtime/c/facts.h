@@ -35,6 +35,7 @@ struct edgept_facts {
     size_t layers, kv_heads, head_dim; /* of the cache: each tensor (batch, kv_heads, tokens, head_dim) */
     bool shares_buffer;                /* past and present are one buffer, extended in place */
     bool depends_on_length;            /* keys depend on the whole sequence's length */
+    bool prefix_only;                  /* an encoder: keys and values are taken as prompt_kv, and never given back */
     size_t head_size;                  /* 0: the task has no head */
     bool head_is_dense;                /* the head has two layers */
     struct edgept_labels labels;       /* of the model's own head; none without one */

@@ -12,7 +12,7 @@
 
 #define SHORTEST 1e-12 /* a vector below this length is not made longer, as in PyTorch's normalize */
 
-/* The cache's inputs, a prompt's keys and values or nothing; none of an encoder. */
+/* The cache's inputs, a prompt's keys and values or nothing; of an encoder the prompt's alone. */
 static enum edgept_status add_past(struct edgept_session *session, const struct edgept_prompt *prefix,
                                    struct edgept_error *error)
 {
@@ -23,6 +23,13 @@ static enum edgept_status add_past(struct edgept_session *session, const struct 
     /* tensors of no values need an address, too */
     char *data = prefix == NULL ? (char *)&session->keep : prefix->kv;
     enum edgept_status status = EDGEPT_OK;
+    if (facts->prefix_only) {
+        int64_t whole[5] = {(int64_t)facts->layers, 2, shape[1], shape[2], shape[3]};
+        return prefix == NULL ? EDGEPT_OK
+                              : edgept_tensors_add(&session->inputs, edgept_last_graph(session->bundle),
+                                                   "prompt_kv", data, edgept_float_type(session->bundle), whole, 5,
+                                                   error);
+    }
     for (size_t i = 0; facts->has_cache && status == EDGEPT_OK && i < 2 * facts->layers; i++)
         status = edgept_tensors_add(&session->inputs, edgept_last_graph(session->bundle),
                                     edgept_cache_name(session->bundle, EDGEPT_PAST, i), data + i * bytes,

@@ -170,7 +170,7 @@ static enum edgept_status keep_inputs(struct edgept_prompt *prompt, const struct
     const struct edgept_tensor *kv = &file->tensors[EDGEPT_PROMPT_KV];
     size_t kv_count = 2 * facts->layers * facts->kv_heads * prompt->virtual_tokens * facts->head_dim;
     bool computes = rows->values != NULL && facts->has_cache && facts->task != EDGEPT_SEQ2SEQ &&
-                    !facts->depends_on_length;
+                    !facts->depends_on_length && !facts->prefix_only;
     if (rows->values != NULL) {
         prompt->rows = keep(prompt, rows, rows->count);
         if (prompt->rows == NULL)
