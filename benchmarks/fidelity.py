@@ -12,26 +12,23 @@ import importlib.metadata
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import asdict
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from benchmarks.adapters import METHODS, TOKENS
 from benchmarks.claim import table
 from benchmarks.exactness import TOLERANCE, Cell, cells_to_run, measure_family, quiet
 from benchmarks.families import FAMILIES, GROUPS, place_in_group
-from benchmarks.quantised import DEMO_MODES, Cost, measure_costs
 
 __all__ = ["make_page"]
 
 _PAGE = Path(__file__).parent / "FIDELITY.md"
 _PACKAGES = ("edgept", "peft", "transformers", "torch", "onnxruntime", "onnxruntime-genai")
 _NOT_RUN = "·"
-_COSTS = "quantised.json"
-_Item = TypeVar("_Item", Cell, Cost)
 
 
 def main() -> None:
@@ -48,21 +45,17 @@ def main() -> None:
     began = time.monotonic()
     command = "python -m benchmarks.fidelity" + (" --quick" if given.quick else "")
     cells: list[Cell] = []
-    costs: list[Cost] = []
     unfinished: list[str] = []
     spawn = get_context("spawn")
     with ProcessPoolExecutor(given.jobs, mp_context=spawn, initializer=quiet) as pool:
         folder = given.folder.absolute()
         folder.mkdir(parents=True, exist_ok=True)
         running: dict[Future[Any], str] = {}
-        if given.keep and (folder / _COSTS).is_file():
-            costs = _read(folder / _COSTS, Cost)
-        else:
-            running[pool.submit(measure_costs, folder / "quantised", quick=given.quick)] = _COSTS
         # of each group in turn, so that a page that is not finished yet has something of all
         for family in sorted(FAMILIES, key=place_in_group):
             if given.keep and (folder / f"{family.kind}.json").is_file():
-                cells += _read(folder / f"{family.kind}.json", Cell)
+                kept = json.loads((folder / f"{family.kind}.json").read_text())
+                cells += [Cell(**cell) for cell in kept]
                 continue
             methods = cells_to_run(family, quick=given.quick)
             future = pool.submit(measure_family, family, folder / family.kind, methods)
@@ -73,12 +66,9 @@ def main() -> None:
             if error is not None:  # the others are worth having
                 unfinished.append(f"{name.removesuffix('.json')}: {type(error).__name__}: {error}")
             else:
-                found: list[Any] = future.result()
-                (folder / name).write_text(json.dumps([asdict(item) for item in found]))
-                if name == _COSTS:
-                    costs = found
-                else:
-                    cells += found
+                found: list[Cell] = future.result()
+                (folder / name).write_text(json.dumps([asdict(cell) for cell in found]))
+                cells += found
             seconds = time.monotonic() - began
             missing = len(running) - done
             said = f"{seconds:6.0f} s  {name.removesuffix('.json')}, {missing} to go\n"
@@ -87,25 +77,25 @@ def main() -> None:
                 note = (
                     f"**This page is not finished: {missing} of {len(running)} jobs are missing.**"
                 )
-                _PAGE.write_text(make_page(cells, costs, note, unfinished), encoding="utf-8")
+                _PAGE.write_text(make_page(cells, note, unfinished), encoding="utf-8")
     minutes = (time.monotonic() - began) / 60
-    note = f"`{command}` writes this page; this one took {minutes:.0f} minutes."
+    took = (
+        "its families were measured in several goes"
+        if given.keep
+        else f"it took {minutes:.0f} minutes"
+    )
+    note = f"`{command}` writes this page; {took}."
     if given.quick:
         note += " Quick: of each family one task and two methods, so that each method is run."
-    if given.keep:
-        note += f" {len(running)} of {len(FAMILIES) + 1} parts were measured anew, the others kept."
-    _PAGE.write_text(make_page(cells, costs, note, unfinished), encoding="utf-8")
+    _PAGE.write_text(make_page(cells, note, unfinished), encoding="utf-8")
     print(_summary(cells))
 
 
-def make_page(
-    cells: Sequence[Cell], costs: Sequence[Cost], note: str, unfinished: Sequence[str] = ()
-) -> str:
+def make_page(cells: Sequence[Cell], note: str, unfinished: Sequence[str] = ()) -> str:
     """FIDELITY.md.
 
     Args:
         cells: in any order.
-        costs: of fewer bits.
         note: what wrote the page.
         unfinished: what stopped, and with what error.
     """
@@ -134,7 +124,8 @@ def make_page(
             "is to PyTorch with the rows before the encoder: peft's forward puts rows before the decoder as "
             "well, its generate does not. **Bold** is "
             f"what is not within {TOLERANCE:g} or not the same tokens. [n] is refused, for the reason below; "
-            f"{_NOT_RUN} was not run. † is a graph of onnxruntime-genai's builder; the others are of torch.onnx."
+            f"{_NOT_RUN} was not run. † is a graph of onnxruntime-genai's builder; the others are of torch.onnx. What "
+            "fewer bits cost is in QUANTISATION.md."
         ),
         "",
         _summary(cells),
@@ -152,13 +143,7 @@ def make_page(
         lines += [f"{number}. {text}" for text, number in footnotes.items()]
         lines.append("")
     lines += _padding(cells)
-    lines += _precisions(costs)
     return "\n".join(lines)
-
-
-def _read(path: Path, kind: Callable[..., _Item]) -> list[_Item]:
-    """What an earlier run found."""
-    return [kind(**item) for item in json.loads(path.read_text())]
 
 
 def _version(name: str) -> str:
@@ -250,31 +235,6 @@ def _say_worst(differences: Sequence[float | None]) -> str:
         return ""
     worst = max(found)
     return "=" if worst <= TOLERANCE else f"{worst:.1g}"
-
-
-def _precisions(costs: Sequence[Cost]) -> list[str]:
-    if not costs:
-        return []
-    rows = []
-    for cost in costs:
-        row = [cost.model, cost.task, cost.precision]
-        if cost.refused:
-            rows.append([*row, cost.refused, "", "", *("" for _ in DEMO_MODES)])
-            continue
-        before, after = cost.perplexity or (0.0, 0.0)
-        change = f"{before:.3f} → {after:.3f} ({after / before - 1:+.2%})" if before else ""
-        right = [f"{share:.1f} %" for share in cost.right] or [""] * len(DEMO_MODES)
-        rows.append([*row, f"{cost.max_rel:.1e}", f"{cost.top1:.1%}", change, *right])
-    header = (
-        *("Model", "Task", "Precision", "Relative difference", "Top-1 agreement", "Perplexity"),
-        *(f"Right answers, {mode}" for mode in DEMO_MODES),
-    )
-    about = (
-        "Against PyTorch in float32, under random prompts. Models with random weights suffer more than trained "
-        "ones: the demo's is trained. Its perplexity is on exchanges of its corpus that training never saw, "
-        "without a prompt; its right answers are whole replies under prompts that were tuned in float32."
-    )
-    return ["## What fewer bits cost", "", about, "", table(header, rows), ""]
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from benchmarks.adapters import METHODS
 from benchmarks.exactness import Cell, cells_to_run, measure_family, shorten
 from benchmarks.families import FAMILIES, GROUPS
 from benchmarks.fidelity import make_page
-from benchmarks.quantised import Cost, demo_text
 
 TASK = "text-classification"
 BERT = next(family for family in FAMILIES if family.kind == "bert")
@@ -33,7 +32,7 @@ def test_one_family(tmp_path: Path) -> None:
         assert cell.effect is not None
         assert cell.effect > 1e-3
     assert found["cpt"].refused == "peft itself: CPTConfig only supports task_type = CAUSAL_LM"
-    page = make_page(cells, [], "A test writes this page.")
+    page = make_page(cells, "A test writes this page.")
     assert "7 combinations: 6 are exact, 0 are not, 1 are refused." in page
     row = next(line for line in page.splitlines() if line.startswith("| BERT"))
     assert row.count("[1]") == 1
@@ -58,18 +57,7 @@ def test_what_is_not_exact_stands_out() -> None:
         (replace(cell, max_rel=2e-3), "| **2e-03 =** |"),
         (replace(cell, max_rel=float("nan")), "| **nan =** |"),
     ):
-        assert text in make_page([changed], [], "")
-
-
-def test_costs() -> None:
-    costs = [
-        Cost("demo", "text-generation", "int4", 0.1, 0.975, (4.0, 4.2), (90.0, 80.5)),
-        Cost("tiny", TASK, "int8", refused="blocks do not divide the width"),
-    ]
-    page = make_page([], costs, "")
-    assert "| 1.0e-01 | 97.5% | 4.000 → 4.200 (+5.00%) | 90.0 % | 80.5 % |" in page
-    assert "| tiny | text-classification | int8 | blocks do not divide the width |" in page
-    assert demo_text().count("<|customer|>") == 60
+        assert text in make_page([changed], "")
 
 
 def test_an_error_is_shortened(tmp_path: Path) -> None:
