@@ -59,6 +59,7 @@ class Cell:
         ties: texts whose beams are not peft's, but what peft finds, too, when its prompt is changed by a few
             roundings; their tokens count as equal.
         tokens: that peft generates.
+        diverged: of verify's greedy answers, those that left peft's where it had a clear favourite.
         right: as max_rel, to peft's batch with padding behind the texts.
         left: the same with padding before the texts.
         effect: as max_rel, of the bundle under the prompt to the bundle under a prompt of zeros.
@@ -73,6 +74,7 @@ class Cell:
     equal: int = 0
     tokens: int = 0
     ties: int = 0
+    diverged: int = 0
     right: float | None = None
     left: float | None = None
     effect: float | None = None
@@ -80,7 +82,9 @@ class Cell:
     @property
     def is_exact(self) -> bool:
         """Whether it runs, within the tolerance and with every token equal."""
-        return self.max_rel is not None and self.max_rel <= TOLERANCE and self.equal == self.tokens
+        if self.max_rel is None or self.diverged:
+            return False
+        return self.max_rel <= TOLERANCE and self.equal == self.tokens
 
 
 @dataclass(frozen=True)
@@ -203,6 +207,7 @@ def _measure(case: _Case, method: str) -> Cell:
         equal=parity.greedy_equal + sum(_same_tokens(*pair) for pair in pairs),
         tokens=parity.greedy_total + sum(len(theirs) for _, theirs in pairs),
         ties=ties,
+        diverged=parity.greedy_diverged,
         right=_difference(outputs, padded["right"]),
         left=_difference(outputs, padded["left"]),
         effect=_difference(without, outputs),

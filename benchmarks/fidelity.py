@@ -2,7 +2,7 @@
 
     python -m benchmarks.fidelity [FOLDER] [--quick] [--jobs N] [--keep]
 
-writes benchmarks/FIDELITY.md, anew after each family. What was measured of a family stays in FOLDER, and
+writes benchmarks/FIDELITY.md, anew after each family; with --quick a page in FOLDER. What was measured of a family stays in FOLDER, and
 with --keep is not measured again: remove its .json to have it measured. Needs a checkout (the tests' tiny models) and the
 extras `cpu`, `export` and `dev`.
 """
@@ -43,6 +43,10 @@ def main() -> None:
     )
     given = parser.parse_args()
     began = time.monotonic()
+    page = _PAGE
+    if given.quick:  # a part is not the page, nor what --keep takes later
+        given.folder /= "quick"
+        page = given.folder / _PAGE.name
     command = "python -m benchmarks.fidelity" + (" --quick" if given.quick else "")
     cells: list[Cell] = []
     unfinished: list[str] = []
@@ -77,7 +81,7 @@ def main() -> None:
                 note = (
                     f"**This page is not finished: {missing} of {len(running)} jobs are missing.**"
                 )
-                _PAGE.write_text(make_page(cells, note, unfinished), encoding="utf-8")
+                page.write_text(make_page(cells, note, unfinished), encoding="utf-8")
     minutes = (time.monotonic() - began) / 60
     took = (
         "its families were measured in several goes"
@@ -87,8 +91,10 @@ def main() -> None:
     note = f"`{command}` writes this page; {took}."
     if given.quick:
         note += " Quick: of each family one task and two methods, so that each method is run."
-    _PAGE.write_text(make_page(cells, note, unfinished), encoding="utf-8")
-    print(_summary(cells))
+    page.write_text(make_page(cells, note, unfinished), encoding="utf-8")
+    print(f"{page}: {_summary(cells)}")
+    if unfinished or not all(cell.is_exact or cell.refused for cell in cells):
+        raise SystemExit(1)
 
 
 def make_page(cells: Sequence[Cell], note: str, unfinished: Sequence[str] = ()) -> str:
@@ -158,7 +164,8 @@ def _summary(cells: Sequence[Cell]) -> str:
     exact = sum(cell.is_exact for cell in ran)
     text = (
         f"{len(cells)} combinations: {exact} are exact, {len(ran) - exact} are not, "
-        f"{len(cells) - len(ran)} are refused."
+        f"{len(cells) - len(ran)} are refused, {sum(cell.refused.startswith('peft') for cell in cells)} of them "
+        "by peft itself."
     )
     effects = [cell.effect for cell in ran if cell.effect is not None]
     if effects:

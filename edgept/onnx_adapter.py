@@ -36,7 +36,8 @@ def write_onnx_adapter(
         MissingDependencyError: onnxruntime is not installed.
         UsageError: the file exists.
     """
-    if "prompt_kv" in prompt.tensors:
+    is_input = manifest is not None and manifest.kv is not None and manifest.kv.prefix_only
+    if "prompt_kv" in prompt.tensors and not is_input:
         raise IncompatibleError(
             f"prompt {prompt.name!r} is initial keys and values; an onnx adapter holds a graph's "
             "optional inputs, and past_key_values is none. Use 'edgept run', or the C library."

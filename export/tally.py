@@ -172,7 +172,9 @@ class Tally:
         pairs = enumerate(zip(found, expected, strict=False))
         first = next((step for step, (left, right) in pairs if left != right), None)
         self.greedy_total += len(expected)
-        self.greedy_equal += min(len(found), len(expected)) if first is None else first
+        # an answer that goes on behind the reference's has missed its end: one token is not equal
+        missed_end = len(found) > len(expected)
+        self.greedy_equal += min(len(found), len(expected) - missed_end) if first is None else first
         if first is None:
             self.greedy_diverged += len(found) != len(expected)
             return

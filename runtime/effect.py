@@ -19,18 +19,22 @@ class Probed(Protocol):
         """Outputs at the text's own tokens, as the graph gives them; None where the request cannot run."""
 
 
-def check_effect(runner: Probed, prompt: LoadedPrompt, vocab_size: int, bundle: object) -> None:
+def check_effect(runner: Probed, prompt: LoadedPrompt, vocab_size: int, bundle: object) -> bool:
     """Run a token behind a prompt's largest virtual token, and behind its negative.
 
     The number of positions is the same, so that the values alone can make the difference. Two runs of two
     tokens are cheap, yet not free: enough for the first prompt of each kind on a bundle, since what
-    takes one prompt's values takes those of others. A prompt of zeros shows nothing and is let through.
+    takes one prompt's values takes those of others.
 
     Args:
         runner: of the bundle.
         prompt: resident, with virtual tokens.
         vocab_size: of the bundle.
         bundle: its folder, for the error.
+
+    Returns:
+        Whether an effect was seen. A prompt of zeros shows none, nor one that lacks a head to be run with;
+        they are let through.
 
     Raises:
         IncompatibleError: the outputs are the same, to the last bit.
@@ -40,7 +44,7 @@ def check_effect(runner: Probed, prompt: LoadedPrompt, vocab_size: int, bundle: 
         raise AssertionError("a prompt with virtual tokens has rows, or keys and values")
     sizes = np.abs(np.moveaxis(values, -2, 0).reshape(values.shape[-2], -1)).max(axis=1)
     if not sizes.any():
-        return
+        return False
     one = values[..., [sizes.argmax()], :]  # (…, 1, hidden or head_dim)
     outputs = [
         runner.probe(
@@ -55,11 +59,14 @@ def check_effect(runner: Probed, prompt: LoadedPrompt, vocab_size: int, bundle: 
         for chosen in (one, -one)
     ]
     under, opposite = outputs
-    if under is not None and opposite is not None and np.array_equal(under, opposite):
+    if under is None or opposite is None:
+        return False
+    if np.array_equal(under, opposite):
         raise IncompatibleError(
             f"prompt {prompt.name!r} changes nothing: {bundle} gives the same output behind a virtual token "
             "and behind its negative. Export the model again, and run the graph as it was exported."
         )
+    return True
 
 
 def _of_one_token(prompt: LoadedPrompt, values: npt.NDArray[Any]) -> LoadedPrompt:

@@ -201,8 +201,8 @@ class Model(ReadingModel):
         resident = share_tensors(prompt, rows, kv, head)
         loaded = LoadedPrompt(resident, rows, kv, (time.perf_counter() - started) * 1e3, self, head)
         kind = "prompt_kv" if rows is None else "prompt_embeds"
-        if loaded.num_virtual_tokens and kind not in self._effective:
-            check_effect(self._runner, loaded, self.manifest.vocab_size, self.bundle)
+        is_new = loaded.num_virtual_tokens and kind not in self._effective
+        if is_new and check_effect(self._runner, loaded, self.manifest.vocab_size, self.bundle):
             self._effective.add(kind)
         return loaded
 

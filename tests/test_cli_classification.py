@@ -76,7 +76,7 @@ def test_export_of_an_encoder_is_fp32_and_says_that_it_has_no_head(
     assert "head of its own: none" in result.stdout
     manifest = json.loads((tmp_path / "b" / "edgept.json").read_text())
     assert (manifest["task"], manifest["head_size"], manifest["labels"]) == (TASK, 64, [])
-    assert manifest["kv"] is None
+    assert manifest["kv"]["prefix_only"]  # it takes keys and values, and keeps none
     assert manifest["parity"]["max_rel"] < 1e-4
     assert not (tmp_path / "b" / "genai_config.json").exists()
 

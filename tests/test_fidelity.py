@@ -33,7 +33,9 @@ def test_one_family(tmp_path: Path) -> None:
         assert cell.effect > 1e-3
     assert found["cpt"].refused == "peft itself: CPTConfig only supports task_type = CAUSAL_LM"
     page = make_page(cells, "A test writes this page.")
-    assert "7 combinations: 6 are exact, 0 are not, 1 are refused." in page
+    assert (
+        "7 combinations: 6 are exact, 0 are not, 1 are refused, 1 of them by peft itself." in page
+    )
     row = next(line for line in page.splitlines() if line.startswith("| BERT"))
     assert row.count("[1]") == 1
     assert "1. peft itself: CPTConfig" in page
@@ -55,6 +57,7 @@ def test_what_is_not_exact_stands_out() -> None:
         (cell, "| 3e-07 = |"),
         (replace(cell, equal=63), "| **3e-07, 63 of 64** |"),
         (replace(cell, max_rel=2e-3), "| **2e-03 =** |"),
+        (replace(cell, diverged=1), "| **3e-07 =** |"),
         (replace(cell, max_rel=float("nan")), "| **nan =** |"),
     ):
         assert text in make_page([changed], "")

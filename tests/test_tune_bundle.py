@@ -11,12 +11,14 @@ import pytest
 
 import edgept
 from edgept.errors import IncompatibleError, UsageError
+from edgept.prompt import Prompt
 from edgept.prompt_file import write_prompt
 
 pytest.importorskip("torch", reason="needs the workstation's extra")
 
 from edgept.export.fingerprint import fingerprint
 from edgept.tune import Settings, load_backbone, tune
+from edgept.tune.start import put_start
 
 QUICK: dict[str, Any] = {
     "steps": 12,
@@ -203,3 +205,20 @@ def test_a_resumed_run_wants_the_same_start_and_bundle(
     tune(backbone, data, first, quick(steps=2), force=True)
     with pytest.raises(UsageError, match="is not this run's"):
         tune(backbone, data, output, settings, bundle=bundle_of("llama", "int4"), resume=True)
+
+
+def test_a_head_without_a_bias_is_one_of_zeros() -> None:
+    """A decoder's head has none, and so has a prompt file of it."""
+    from transformers import AutoModelForSequenceClassification, LlamaConfig
+
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 2}
+    config: Any = LlamaConfig(vocab_size=32, num_hidden_layers=1, num_labels=3, **sizes)
+    auto: Any = AutoModelForSequenceClassification
+    model = auto.from_config(config)
+    weight = np.arange(24, dtype=np.float32).reshape(3, 8)
+    start = Prompt({"head.weight": weight}, name="start", task="text-classification")
+    put_start(model, start)
+    np.testing.assert_array_equal(model.score.weight.detach().numpy(), weight)
+    dense = replace(start, tensors={**start.tensors, "head.dense.weight": np.eye(8)})
+    with pytest.raises(IncompatibleError, match=r"head\.dense\.weight, which this model"):
+        put_start(model, dense)

@@ -102,6 +102,7 @@ def export(
     for option, given in (("--verify-text", verify_text), ("--verify-data", verify_data)):
         if no_verify and given:
             raise click.UsageError(f"{option} measures in the comparison that --no-verify skips.")
+    import_export()  # or the error that says what to install
     named = read_columns(columns)
     if named is not None and verify_data is None:
         raise click.UsageError("the columns are those of --verify-data, which is missing.")

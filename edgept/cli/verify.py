@@ -62,6 +62,7 @@ def verify(
 
     if prompt and verify_text:
         raise click.UsageError("--verify-text compares the plain model; leave --prompt out.")
+    import_export()  # or the error that says what to install
     named = read_columns(columns)
     if named is not None and verify_data is None:
         raise click.UsageError("the columns are those of --verify-data, which is missing.")

@@ -47,8 +47,8 @@ def check_method(backbone: Backbone, settings: Settings) -> None:
         )
     elif settings.method == "prefix-tuning" and backbone.source.is_encoder:
         raise UsageError(
-            f"prefix-tuning starts from keys and values in a cache, and {backbone.source.name} is an "
-            "encoder, whose exported graph has none. Use prompt-tuning or p-tuning."
+            f"this version does not tune the keys and values of an encoder, which {backbone.source.name} is. "
+            "Use prompt-tuning or p-tuning, or tune with peft, whose folder is a prompt here."
         )
 
 

@@ -85,10 +85,12 @@ def peft_config(
         "task_type": _PEFT_TASKS[backbone.task],
         "num_virtual_tokens": settings.virtual_tokens,
     }
+    # peft takes the layers' width, where ELECTRA's, ALBERT's and some of OPT's rows are narrower
+    width = backbone.model.get_input_embeddings().embedding_dim
     if settings.method == "cpt":
         ids, types = _context(backbone, settings, examples)
         room = _CPT_ROOM * backbone.embedding_rms
-        return peft.CPTConfig(
+        config = peft.CPTConfig(
             task_type="CAUSAL_LM",
             opt_projection_epsilon=room,
             opt_projection_format_epsilon=room,
@@ -96,6 +98,8 @@ def peft_config(
             cpt_mask=[1] * len(ids),
             cpt_tokens_type_mask=types,
         )
+        config.token_dim = width  # which it takes in __init__ and forgets
+        return config
     if settings.method == "prefix-tuning":
         if backbone.source.is_seq2seq:
             layers, heads, head_dim = _decoder_sizes(backbone.model.config)
@@ -105,8 +109,7 @@ def peft_config(
         return peft.PrefixTuningConfig(**common)
     if backbone.source.is_seq2seq:
         common["num_transformer_submodules"] = 1  # rows for the encoder, and none for the decoder
-    # peft takes the layers' width, where ELECTRA's, ALBERT's and some of OPT's rows are narrower
-    common["token_dim"] = backbone.model.get_input_embeddings().embedding_dim
+    common["token_dim"] = width
     # which rows do not depend on, but peft asks for where it cannot read it (DistilBERT)
     common |= {"num_layers": 1, "num_attention_heads": 1}
     if settings.method == "p-tuning":

@@ -129,8 +129,9 @@ def put_start(adapted: Any, start: Prompt) -> None:
                 f"the prompt {start.name!r} has a head of one layer, and that of this model has two. Begin "
                 "with another --init."
             )
-        bias = tensors[f"{name}.bias"]
-        _copy(head.weight, tensors[f"{name}.weight"], f"{name}.weight", start)
+        weight = tensors.pop(f"{name}.weight")
+        bias = tensors.pop(f"{name}.bias", np.zeros(len(weight), np.float32))  # as where it runs
+        _copy(head.weight, weight, f"{name}.weight", start)
         if head.bias is not None:
             _copy(head.bias, bias, f"{name}.bias", start)
         elif bias.any():
@@ -138,6 +139,11 @@ def put_start(adapted: Any, start: Prompt) -> None:
                 f"the prompt {start.name!r} has a head with a bias, and this model's has none, so it cannot "
                 "be tuned further. Begin with another --init."
             )
+    if tensors:
+        raise IncompatibleError(
+            f"the prompt {start.name!r} holds {', '.join(tensors)}, which this model does not learn. Begin "
+            "with another --init."
+        )
 
 
 def start_digest(start: Prompt | None) -> str | None:
