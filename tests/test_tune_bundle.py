@@ -18,6 +18,7 @@ pytest.importorskip("torch", reason="needs the workstation's extra")
 
 from edgept.export.fingerprint import fingerprint
 from edgept.tune import Settings, load_backbone, tune
+from edgept.tune.head import Head
 from edgept.tune.start import put_start
 
 QUICK: dict[str, Any] = {
@@ -209,16 +210,13 @@ def test_a_resumed_run_wants_the_same_start_and_bundle(
 
 def test_a_head_without_a_bias_is_one_of_zeros() -> None:
     """A decoder's head has none, and so has a prompt file of it."""
-    from transformers import AutoModelForSequenceClassification, LlamaConfig
-
-    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 2}
-    config: Any = LlamaConfig(vocab_size=32, num_hidden_layers=1, num_labels=3, **sizes)
-    auto: Any = AutoModelForSequenceClassification
-    model = auto.from_config(config)
     weight = np.arange(24, dtype=np.float32).reshape(3, 8)
     start = Prompt({"head.weight": weight}, name="start", task="text-classification")
-    put_start(model, start)
-    np.testing.assert_array_equal(model.score.weight.detach().numpy(), weight)
-    dense = replace(start, tensors={**start.tensors, "head.dense.weight": np.eye(8)})
+    for bias in (False, True):
+        head = Head(8, 3, bias=bias)
+        put_start(head, start)
+        np.testing.assert_array_equal(head.weight.detach().numpy(), weight)
+        assert head.bias is None or not head.bias.detach().any()
+    dense = replace(start, tensors={**start.tensors, "head.dense.weight": weight})
     with pytest.raises(IncompatibleError, match=r"head\.dense\.weight, which this model"):
-        put_start(model, dense)
+        put_start(Head(8, 3), dense)
