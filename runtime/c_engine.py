@@ -1,0 +1,642 @@
+"""The C library behind Python's calls: what `load(..., engine="c")` gives.
+
+Code organization:
+    CModel   the calls of `Model` that libedgept has, with the same results and errors
+    CPrompt  a prompt that is resident in the library
+    CStream  pieces of text, from a thread in which the library generates
+"""
+
+import ctypes
+import os
+import secrets
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from ctypes import byref, c_char_p, c_float, c_int64, c_void_p
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeAlias, Unpack
+
+import numpy as np
+import numpy.typing as npt
+
+from edgept.bundle import SEQ2SEQ_TASK, Manifest, read_manifest
+from edgept.errors import EdgeptError, InvalidFileError, UsageError
+from edgept.formats.regular_file import open_regular
+from edgept.formats.safetensors_strict import METADATA_KEY, read_header
+from edgept.latency import Latency
+from edgept.prompt import Prompt
+from edgept.prompt_file import FORMAT, MAX_BYTES, MIN_BYTES, format_prompt
+from edgept.prompt_source import bind, load_prompt_source
+from edgept.runtime.c_library import (
+    ON_TEXT,
+    ON_TOKEN,
+    CBundleOptions,
+    CClassification,
+    CGenerateOptions,
+    CGeneration,
+    CLatency,
+    COutputs,
+    CProvider,
+    CText,
+    call,
+    load_c_library,
+)
+from edgept.runtime.calls import refuse
+from edgept.runtime.classifier import Classification
+from edgept.runtime.content import Content, compose
+from edgept.runtime.embedder import Embedding
+from edgept.runtime.generation import FinishReason, Generation
+from edgept.runtime.options import GenerateOptions, read_options
+from edgept.runtime.reading import OF_PAIRS, WITHOUT_TYPES
+
+__all__ = ["CModel", "CPrompt", "CStream"]
+
+_FINISH: tuple[FinishReason, ...] = ("eos", "stop", "length", "full", "cancelled")
+_TABLE_NAME = "tokenizer.bin"
+# More tokens or candidates than any model has: larger numbers would not fit into C's.
+_MANY = 1 << 31
+
+
+@dataclass(frozen=True, eq=False)
+class CPrompt:
+    """A prompt that is resident in the C library on one model, ready to be swapped in.
+
+    Attributes:
+        name: the task's name.
+        num_virtual_tokens: positions that the prompt takes.
+        nbytes: memory that being resident costs, in bytes.
+        load_ms: time from file to here.
+        model: the model that it is resident on.
+    """
+
+    name: str
+    num_virtual_tokens: int
+    nbytes: int
+    load_ms: float
+    model: "CModel"
+    _handle: "_Handle" = field(repr=False)
+
+
+class CStream(Iterator[str]):
+    """Pieces of text as they are generated; after the last one, `result` is set.
+
+    Unlike the Python engine's, the library goes on while its reader does something else. Closing the
+    stream, or leaving its `with` block, cancels the rest.
+
+    Attributes:
+        result: the whole generation, once the stream has ended; None before.
+    """
+
+    def __init__(self, run: "_Run") -> None:
+        pieces: SimpleQueue[str | None] = SimpleQueue()
+        closed = threading.Event()
+        self.result: Generation | None = None
+        self._pieces, self._closed, self._ended = pieces, closed, False
+        pool = ThreadPoolExecutor(1, "edgept-stream")
+        self._made = pool.submit(run, pieces.put, closed)
+        self._made.add_done_callback(lambda _: pieces.put(None))
+        pool.shutdown(wait=False)
+        weakref.finalize(self, closed.set)  # nobody will read the rest
+
+    def __next__(self) -> str:
+        if not self._ended:
+            piece = self._pieces.get()
+            if piece is not None:
+                return piece
+            self._ended = True
+            self.result = self._made.result()
+        raise StopIteration
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Cancel what is left; `result` then holds what came so far."""
+        self._closed.set()
+        for _ in self:
+            pass
+
+
+class CModel:
+    """A bundle in the C library, with the calls of `Model` that the library has.
+
+    Results and errors are of the same classes as those of `Model`; latencies are the library's. What the
+    library lacks (batches, stop strings, chat templates, beam search, truncation, several prompts in a
+    request, spans of taggers and answers) raises UsageError. Texts need the bundle's tokenizer.bin;
+    without it, requests are token ids, and the text of a generation is "". A text ends at a zero character,
+    as all do in C; the token ids go on.
+
+    Several threads may use one model at once: each request has a session to itself.
+
+    Attributes:
+        bundle: its folder.
+        manifest: what was exported.
+        max_length: longest sequence in tokens.
+        load_ms: time that loading took.
+    """
+
+    def __init__(
+        self,
+        bundle: Path,
+        *,
+        threads: int | None,
+        providers: Sequence[str] | None,
+        max_length: int | None,
+        check_hashes: bool,
+    ) -> None:
+        started = time.perf_counter()
+        self._library = load_c_library()
+        self.bundle = bundle
+        self.manifest: Manifest = read_manifest(bundle)
+        for name, value in (("threads", threads), ("max_length", max_length)):
+            if value is not None and not (type(value) is int and 1 <= value < _MANY):
+                raise UsageError(
+                    f"{name} is {value!r}, expected a whole number from 1 on, or None."
+                )
+        names = [providers] if isinstance(providers, str) else providers or self.manifest.providers
+        chosen = (CProvider * len(names))(*(CProvider(name=name.encode()) for name in names))
+        options = CBundleOptions(
+            threads=threads or 0,
+            max_length=max_length or 0,
+            providers=chosen,
+            provider_count=len(chosen),
+            check_hashes=int(check_hashes),
+        )
+        opened = c_void_p()
+        self._call("bundle_open", _path(bundle), byref(options), byref(opened))
+        self._handle = _Handle(self._library, "bundle", opened)
+        self.max_length = int(self._library.edgept_bundle_max_length(opened))
+        self._has_text = _TABLE_NAME in self.manifest.files
+        self._idle: list[_Handle] = []  # sessions; no more than requests ran at once
+        self.load_ms = (time.perf_counter() - started) * 1e3
+
+    if not TYPE_CHECKING:  # which should know that these are missing
+
+        def __getattr__(self, name: str) -> NoReturn:
+            from edgept.runtime.model import Model
+
+            if not name.startswith("_") and hasattr(Model, name):
+                hint = " For the last position alone, call last_logits." if name == "logits" else ""
+                _refuse(f"model.{name}", hint)
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def load_prompt(
+        self,
+        source: str | os.PathLike[str] | Prompt,
+        *,
+        name: str | None = None,
+        task_index: int | None = None,
+    ) -> CPrompt:
+        """Make a prompt resident; arguments as `Model.load_prompt`.
+
+        The library reads prompt files itself. Other sources are read here, and handed over as the prompt
+        file that `edgept prompt pack` would write of them.
+
+        Raises:
+            UsageError: there is nothing to read, or the task index is missing.
+            InvalidFileError: the file breaks its format's rules.
+            IncompatibleError: the prompt was made for another model.
+        """
+        started = time.perf_counter()
+        resident = c_void_p()
+        data = None
+        if isinstance(source, Prompt):
+            data = self._format(source)
+        elif task_index is not None or Path(source).suffix.lower() != ".safetensors":
+            prompt = load_prompt_source(source, self.manifest, task_index=task_index, name=name)
+            data = self._format(prompt)
+        else:
+            try:
+                self._call("prompt_load", self._handle.pointer, _path(source), byref(resident))
+            except InvalidFileError:
+                if not _is_other_kind(source):
+                    raise
+                data = self._format(load_prompt_source(source, self.manifest, name=name))
+        if data is not None:
+            self._bind(data, resident)
+        library = self._library
+        handle = _Handle(library, "prompt", resident, self._handle)
+        return CPrompt(
+            name=library.edgept_prompt_name(resident).decode() if name is None else name,
+            num_virtual_tokens=int(library.edgept_prompt_virtual_tokens(resident)),
+            nbytes=int(library.edgept_prompt_bytes(resident)),
+            load_ms=(time.perf_counter() - started) * 1e3,
+            model=self,
+            _handle=handle,
+        )
+
+    def generate(
+        self,
+        content: Content,
+        *,
+        prompt: CPrompt | None = None,
+        stop_ids: Sequence[int] = (),
+        **options: Unpack[GenerateOptions],
+    ) -> Generation:
+        """Generate a continuation; arguments as `Model.generate`.
+
+        Args:
+            content: a text, or a list of token ids.
+            prompt: put in front of the content; None is the plain model.
+            stop_ids: token ids that end it, beside the bundle's own; finish_reason is then "stop".
+            **options: see `GenerateOptions`. A seed gives other tokens than in Python, of the same
+                distribution.
+
+        Raises:
+            UsageError: an argument is out of range, the request does not fit, or the library lacks it.
+            EdgeptError: the sequence is full and on_full is "error", or onnxruntime failed.
+        """
+        run = self._writing("generate", content, prompt, stop_ids, options)
+        if options.get("cancel") is None:
+            return run(None, None)
+        # not in this thread: Ctrl-C in a callback from C would be lost
+        with ThreadPoolExecutor(1, "edgept-generate") as pool:
+            return pool.submit(run, None, None).result()
+
+    def stream(
+        self,
+        content: str,
+        *,
+        prompt: CPrompt | None = None,
+        stop_ids: Sequence[int] = (),
+        **options: Unpack[GenerateOptions],
+    ) -> CStream:
+        """Generate piece by piece: iterate for the text, then read `.result`. Arguments as `generate`.
+
+        The content is a text. What the library finds wrong with the request is raised by the first piece.
+        """
+        if not isinstance(content, str):
+            _refuse("streams of anything but a text")
+        return CStream(self._writing("stream", content, prompt, stop_ids, options))
+
+    def last_logits(
+        self, content: Content, *, prompt: CPrompt | None = None
+    ) -> npt.NDArray[np.float32]:
+        """Logits of the token that follows: the last row of `Model.logits`.
+
+        Returns:
+            (vocabulary,) float32.
+        """
+        if self.manifest.task != "text-generation":
+            refuse("last_logits", self.manifest.task)
+        logits = ctypes.POINTER(c_float)()
+        with self._session() as session:
+            tokens = self._tokens(session, content)
+            self._call(
+                *("session_prefill", session.pointer, self._resident(prompt)),
+                *(tokens.ids, tokens.count, byref(logits)),
+            )
+            return _copied(logits, self.manifest.vocab_size)
+
+    def classify(
+        self, content: Content, *, prompt: CPrompt | None = None, truncate: bool = False
+    ) -> Classification:
+        """Say which class a text is of, or a pair of texts; arguments as `Model.classify`.
+
+        Raises:
+            UsageError: the request does not fit, neither a prompt nor the model has a head, or the
+                library lacks what is asked for.
+        """
+        found = CClassification()
+        self._check_task("classify", "text-classification")
+        with self._reading("classify", content, prompt, found, truncate=truncate) as latency:
+            count = found.classes
+            labels = [
+                self._library.edgept_bundle_label(
+                    self._handle.pointer, self._resident(prompt), index
+                ).decode()
+                for index in range(count)
+            ]
+            return Classification(
+                label=found.label.decode(),
+                probability=float(found.probabilities[found.best]),
+                labels=tuple(labels),
+                probabilities=tuple(found.probabilities[:count]),
+                logits=_copied(found.logits, count),  # (classes,)
+                prompt=None if prompt is None else prompt.name,
+                truncated=0,
+                latency=latency,
+            )
+
+    def embed(
+        self, content: Content, *, prompt: CPrompt | None = None, truncate: bool = False
+    ) -> Embedding:
+        """Turn a text into a vector; arguments as `Model.embed`.
+
+        Raises:
+            UsageError: the request does not fit, or the library lacks what is asked for.
+        """
+        found = COutputs()
+        self._check_task("embed", "feature-extraction")
+        with self._reading("embed", content, prompt, found, truncate=truncate) as latency:
+            vector = _copied(found.values, found.width)  # (hidden,)
+            return Embedding(vector, None if prompt is None else prompt.name, 0, latency)
+
+    def outputs(
+        self, content: Content, *, prompt: CPrompt | None = None, truncate: bool = False
+    ) -> npt.NDArray[np.float32]:
+        """What the graph gives; arguments and result as `Model.outputs`."""
+        found = COutputs()
+        self._check_task("outputs", None)
+        with self._reading("outputs", content, prompt, found, truncate=truncate):
+            if self.manifest.task == "text-classification":
+                return _copied(found.values, found.width)  # (classes,)
+            return _copied(found.values, found.rows, found.width)
+
+    def _call(self, name: str, *arguments: Any) -> None:
+        call(self._library, name, *arguments)
+
+    def _format(self, prompt: Prompt) -> bytes:
+        if prompt.fingerprint is None:
+            prompt = bind(prompt, self.manifest)
+        return format_prompt(prompt)
+
+    def _bind(self, data: bytes, resident: c_void_p) -> None:
+        """Make a prompt file's bytes resident."""
+        file = c_void_p()
+        self._call("prompt_file_parse", data, len(data), 0, byref(file))
+        try:
+            self._call("prompt_bind", self._handle.pointer, file, byref(resident))
+        finally:
+            self._library.edgept_prompt_file_free(file)
+
+    @contextmanager
+    def _session(self) -> "Iterator[_Handle]":
+        """A session that no other thread uses meanwhile; it goes back for the next request."""
+        try:
+            session = self._idle.pop()
+        except IndexError:
+            made = c_void_p()
+            self._call("session_create", self._handle.pointer, byref(made))
+            session = _Handle(self._library, "session", made, self._handle)
+        try:
+            yield session
+        finally:
+            self._idle.append(session)
+
+    def _resident(self, prompt: CPrompt | None) -> c_void_p | None:
+        if prompt is None:
+            return None
+        if not isinstance(prompt, CPrompt):
+            raise UsageError(
+                f"prompt is a {type(prompt).__name__}, expected one that this model loaded. Load it "
+                "first: model.load_prompt(...)."
+            )
+        if prompt.model is not self:
+            raise UsageError(
+                f"prompt {prompt.name!r} was loaded on another model. Load its file on this one: "
+                "model.load_prompt(...)."
+            )
+        return prompt._handle.pointer
+
+    def _check_task(self, name: str, task: str | None) -> None:
+        """Refuse a call that is for another task than the bundle's; None is any that reads."""
+        own = self.manifest.task
+        if own in ("text-generation", SEQ2SEQ_TASK) or task not in (None, own):
+            refuse(name, own)
+
+    def _tokens(self, session: "_Handle", content: Content) -> "_Tokens":
+        """A content's tokens; those of a text are the session's, until its next text."""
+        if isinstance(content, str):
+            return self._encode(session, content, None)
+        is_pair = isinstance(content, tuple) and [*map(type, content)] == [str, str]
+        if is_pair and self.manifest.task in OF_PAIRS:
+            return self._encode(session, str(content[0]), str(content[1]))
+        if isinstance(content, (list, tuple)) and not all(
+            isinstance(item, (int, np.integer)) for item in content
+        ):
+            _refuse("requests of several parts")
+        ids = np.zeros(0, np.int64)
+        if not isinstance(content, (list, tuple, np.ndarray)) or len(content):
+            request = compose(
+                content, None, tokenizer=None, vocab_size=self.manifest.vocab_size, model=self
+            )
+            ids = request.ids  # (tokens,) int64
+        pointer = ids.ctypes.data_as(ctypes.POINTER(c_int64))  # it keeps the array alive
+        return _Tokens(pointer, None, len(ids))
+
+    def _encode(self, session: "_Handle", text: str, pair: str | None) -> "_Tokens":
+        found = CText()
+        second = None if pair is None else self._encoded(pair)
+        self._call("session_encode", session.pointer, self._encoded(text), second, 1, byref(found))
+        return _Tokens(found.ids, found.types, found.count)
+
+    def _encoded(self, text: str) -> bytes:
+        if not self._has_text:
+            raise UsageError(
+                f"this bundle has no {_TABLE_NAME}, so the C library takes token ids only. Pass a list of "
+                "ints, or load the bundle with engine='python', which reads tokenizer.json."
+            )
+        if "\0" in text:
+            _refuse("texts that hold a zero character, where texts end in C")
+        try:
+            return text.encode()
+        except UnicodeEncodeError as error:
+            raise UsageError(
+                f"cannot tokenize this text: {error}. It must be a str without lone surrogates; decode "
+                "its bytes with errors='replace'."
+            ) from error
+
+    def _writing(
+        self,
+        name: str,
+        content: Content,
+        prompt: CPrompt | None,
+        stop_ids: Sequence[int],
+        options: GenerateOptions,
+    ) -> "_Run":
+        """Check a generation's arguments; what is returned runs it."""
+        manifest = self.manifest
+        if manifest.task not in ("text-generation", SEQ2SEQ_TASK):
+            refuse(name, manifest.task)
+        resident = self._resident(prompt)
+        text = self._encoded(content) if isinstance(content, str) else None
+        chosen, cancel = self._options(stop_ids, options)
+
+        def run(show: Callable[[str], None] | None, closed: threading.Event | None) -> Generation:
+            ends = [event for event in (cancel, closed) if event is not None]
+            made, answer = CGeneration(), c_char_p()
+            with self._session() as session:
+
+                def on_token(_user: object, _token: int) -> int:
+                    if any(event.is_set() for event in ends):
+                        self._library.edgept_session_cancel(session.pointer)
+                    return 0
+
+                def on_text(_user: object, piece: bytes) -> int:
+                    if show is not None:
+                        show(piece.decode())
+                    return 0
+
+                # ctypes keeps what a struct refers to
+                chosen.on_token = ON_TOKEN(on_token) if ends else ON_TOKEN()
+                chosen.on_text = ON_TEXT() if show is None else ON_TEXT(on_text)
+                if text is not None:
+                    self._call(
+                        *("session_ask", session.pointer, resident, text),
+                        *(byref(chosen), byref(answer), byref(made)),
+                    )
+                    ids = made.ids[: made.count]
+                else:
+                    tokens = self._tokens(session, content)
+                    self._call(
+                        *("session_generate", session.pointer, resident, tokens.ids, tokens.count),
+                        *(byref(chosen), byref(made)),
+                    )
+                    ids = made.ids[: made.count]
+                    if self._has_text:
+                        given = (c_int64 * len(ids))(*ids)
+                        self._call(
+                            "session_decode", session.pointer, given, len(ids), byref(answer)
+                        )
+                said = (answer.value or b"").decode()
+            finish = _FINISH[made.finish]
+            if finish == "full" and options.get("on_full") == "error":
+                raise EdgeptError(
+                    f"the sequence reached the model's longest after {len(ids)} new tokens. Shorten the "
+                    "text, ask for fewer new tokens, or let it stop there (on_full='stop')."
+                )
+            latency = self._latency(made.latency, prompt)
+            return Generation(said, ids, finish, None if prompt is None else prompt.name, latency)
+
+        return run
+
+    def _options(
+        self, stop_ids: Sequence[int], options: GenerateOptions
+    ) -> tuple[CGenerateOptions, threading.Event | None]:
+        sampling, limits, beams = read_options(self.manifest.eos_token_ids, **options)
+        if limits.stop:
+            _refuse("stop strings", " Token ids that end it are stop_ids.")
+        own = self.manifest.decoding
+        count = beams.num_beams
+        if count is None:
+            count = own.num_beams if own is not None and sampling.temperature == 0 else 1
+        if count != 1 or set(beams.given) - {"num_beams"}:
+            _refuse("beam search", " num_beams=1 is greedy.")
+        stops = self._token_ids(stop_ids)
+        seed = secrets.randbits(64) if sampling.seed is None else int(sampling.seed)
+        chosen = CGenerateOptions(
+            max_new_tokens=min(int(limits.max_new_tokens), _MANY),
+            temperature=sampling.temperature,
+            top_k=min(int(sampling.top_k), _MANY),
+            # 0 is off in C; here it is the most probable token alone
+            top_p=sampling.top_p or sys.float_info.min,
+            seed=seed % (1 << 64),
+            repetition_penalty=sampling.repetition_penalty,
+            stop_ids=stops,
+            stop_count=len(stops),
+        )
+        return chosen, limits.cancel
+
+    def _token_ids(self, ids: Sequence[int]) -> Any:
+        if not all(isinstance(item, (int, np.integer)) for item in ids):
+            raise UsageError(
+                f"stop_ids are token ids, found {ids!r}. Pass a list of whole numbers."
+            )
+        return (c_int64 * len(ids))(*map(int, ids))
+
+    @contextmanager
+    def _reading(
+        self,
+        name: str,
+        content: Content,
+        prompt: CPrompt | None,
+        found: ctypes.Structure,
+        *,
+        truncate: bool,
+    ) -> Iterator[Latency]:
+        """Run a model once; what it lends in `found` lives until the block ends."""
+        if truncate:
+            _refuse("truncate=True")
+        started = time.perf_counter()
+        with self._session() as session:
+            tokens = self._tokens(session, content)
+            tokenize_ms = (time.perf_counter() - started) * 1e3
+            types = tokens.types
+            if prompt is not None and prompt.num_virtual_tokens:
+                types = None if self.manifest.task in WITHOUT_TYPES else types
+            self._call(
+                *(f"session_{name}", session.pointer, self._resident(prompt), tokens.ids),
+                *(types, tokens.count, byref(found)),
+            )
+            latency = self._latency(found.latency, prompt)
+            total_ms = latency.total_ms + tokenize_ms
+            yield replace(latency, tokenize_ms=tokenize_ms, total_ms=total_ms)
+
+    def _latency(self, found: CLatency, prompt: CPrompt | None) -> Latency:
+        count = found.new_tokens
+        return Latency(
+            load_ms=self.load_ms,
+            prompt_ms=0.0 if prompt is None else prompt.load_ms,
+            swap_ms=found.swap_ms,
+            tokenize_ms=found.tokenize_ms,
+            prefill_ms=found.prefill_ms,
+            ttft_ms=found.ttft_ms if count else None,
+            tpot_ms=found.tpot_ms if count > 1 else None,
+            total_ms=found.total_ms,
+            virtual_tokens=found.virtual_tokens,
+            input_tokens=found.input_tokens,
+            new_tokens=count,
+        )
+
+
+@dataclass(frozen=True)
+class _Tokens:
+    """Pointers to (count,) int64; types None is all 0."""
+
+    ids: Any
+    types: Any
+    count: int
+
+
+_Run: TypeAlias = Callable[[Callable[[str], None] | None, threading.Event | None], Generation]
+"""Generates: given what shows each piece of text, and what ends it."""
+
+
+class _Handle:
+    """An object of the library, freed when nobody uses it; `needs` live longer."""
+
+    def __init__(
+        self, library: ctypes.CDLL, kind: str, pointer: c_void_p, *needs: "_Handle"
+    ) -> None:
+        self.pointer = pointer
+        free = getattr(library, f"edgept_{kind}_free")
+        weakref.finalize(self, _free, free, pointer, needs)
+
+
+def _free(free: Callable[[c_void_p], None], pointer: c_void_p, _needs: object) -> None:
+    free(pointer)
+
+
+def _copied(pointer: Any, *shape: int) -> npt.NDArray[Any]:
+    return np.ctypeslib.as_array(pointer, shape).copy()
+
+
+def _path(path: str | os.PathLike[str]) -> bytes:
+    encoded = os.fsencode(path)
+    if b"\0" in encoded:
+        raise UsageError(f"{str(path)!r} is not a path: it holds a zero byte. Check the argument.")
+    return encoded
+
+
+def _is_other_kind(path: str | os.PathLike[str]) -> bool:
+    """Whether a .safetensors file is well-formed and no prompt file: peft's, or bare tensors."""
+    try:
+        with open_regular(path, min_bytes=MIN_BYTES, max_bytes=MAX_BYTES) as (stream, size):
+            metadata = read_header(stream, size).fields.get(METADATA_KEY)
+    except EdgeptError:
+        return False
+    return not isinstance(metadata, dict) or metadata.get("format") != FORMAT
+
+
+def _refuse(what: str, hint: str = "") -> NoReturn:
+    raise UsageError(f"the C library lacks {what}.{hint} Load the bundle with engine='python'.")
