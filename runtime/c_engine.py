@@ -1,9 +1,6 @@
 """The C library behind Python's calls: what `load(..., engine="c")` gives.
 
-Code organization:
-    CModel   the calls of `Model` that libedgept has, with the same results and errors
-    CPrompt  a prompt that is resident in the library
-    CStream  pieces of text, from a thread in which the library generates
+Its prompts are in c_prompt.py, its streams in c_stream.py, the library itself in c_library.py.
 """
 
 import ctypes
@@ -12,27 +9,21 @@ import secrets
 import sys
 import threading
 import time
-import weakref
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from ctypes import byref, c_char_p, c_float, c_int64, c_void_p
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeAlias, Unpack
+from typing import TYPE_CHECKING, Any, NoReturn, Unpack
 
 import numpy as np
 import numpy.typing as npt
 
 from edgept.bundle import SEQ2SEQ_TASK, Manifest, read_manifest
-from edgept.errors import EdgeptError, InvalidFileError, UsageError
-from edgept.formats.regular_file import open_regular
-from edgept.formats.safetensors_strict import METADATA_KEY, read_header
+from edgept.errors import EdgeptError, UsageError
 from edgept.latency import Latency
 from edgept.prompt import Prompt
-from edgept.prompt_file import FORMAT, MAX_BYTES, MIN_BYTES, format_prompt
-from edgept.prompt_source import bind, load_prompt_source
 from edgept.runtime.c_library import (
     ON_TEXT,
     ON_TOKEN,
@@ -40,6 +31,7 @@ from edgept.runtime.c_library import (
     CClassification,
     CGenerateOptions,
     CGeneration,
+    CHandle,
     CLatency,
     COutputs,
     CProvider,
@@ -47,6 +39,8 @@ from edgept.runtime.c_library import (
     call,
     load_c_library,
 )
+from edgept.runtime.c_prompt import CPrompt, load_prompt, to_path
+from edgept.runtime.c_stream import CStream, Run
 from edgept.runtime.calls import refuse
 from edgept.runtime.classifier import Classification
 from edgept.runtime.content import Content, compose
@@ -55,75 +49,12 @@ from edgept.runtime.generation import FinishReason, Generation
 from edgept.runtime.options import GenerateOptions, read_options
 from edgept.runtime.reading import OF_PAIRS, WITHOUT_TYPES
 
-__all__ = ["CModel", "CPrompt", "CStream"]
+__all__ = ["CModel"]
 
 _FINISH: tuple[FinishReason, ...] = ("eos", "stop", "length", "full", "cancelled")
 _TABLE_NAME = "tokenizer.bin"
 # More tokens or candidates than any model has: larger numbers would not fit into C's.
 _MANY = 1 << 31
-
-
-@dataclass(frozen=True, eq=False)
-class CPrompt:
-    """A prompt that is resident in the C library on one model, ready to be swapped in.
-
-    Attributes:
-        name: the task's name.
-        num_virtual_tokens: positions that the prompt takes.
-        nbytes: memory that being resident costs, in bytes.
-        load_ms: time from file to here.
-        model: the model that it is resident on.
-    """
-
-    name: str
-    num_virtual_tokens: int
-    nbytes: int
-    load_ms: float
-    model: "CModel"
-    _handle: "_Handle" = field(repr=False)
-
-
-class CStream(Iterator[str]):
-    """Pieces of text as they are generated; after the last one, `result` is set.
-
-    Unlike the Python engine's, the library goes on while its reader does something else. Closing the
-    stream, or leaving its `with` block, cancels the rest.
-
-    Attributes:
-        result: the whole generation, once the stream has ended; None before.
-    """
-
-    def __init__(self, run: "_Run") -> None:
-        pieces: SimpleQueue[str | None] = SimpleQueue()
-        closed = threading.Event()
-        self.result: Generation | None = None
-        self._pieces, self._closed, self._ended = pieces, closed, False
-        pool = ThreadPoolExecutor(1, "edgept-stream")
-        self._made = pool.submit(run, pieces.put, closed)
-        self._made.add_done_callback(lambda _: pieces.put(None))
-        pool.shutdown(wait=False)
-        weakref.finalize(self, closed.set)  # nobody will read the rest
-
-    def __next__(self) -> str:
-        if not self._ended:
-            piece = self._pieces.get()
-            if piece is not None:
-                return piece
-            self._ended = True
-            self.result = self._made.result()
-        raise StopIteration
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Cancel what is left; `result` then holds what came so far."""
-        self._closed.set()
-        for _ in self:
-            pass
 
 
 class CModel:
@@ -172,11 +103,11 @@ class CModel:
             check_hashes=int(check_hashes),
         )
         opened = c_void_p()
-        self._call("bundle_open", _path(bundle), byref(options), byref(opened))
-        self._handle = _Handle(self._library, "bundle", opened)
+        self._call("bundle_open", to_path(bundle), byref(options), byref(opened))
+        self._handle = CHandle(self._library, "bundle", opened)
         self.max_length = int(self._library.edgept_bundle_max_length(opened))
         self._has_text = _TABLE_NAME in self.manifest.files
-        self._idle: list[_Handle] = []  # sessions; no more than requests ran at once
+        self._idle: list[CHandle] = []  # sessions; no more than requests ran at once
         self.load_ms = (time.perf_counter() - started) * 1e3
 
     if not TYPE_CHECKING:  # which should know that these are missing
@@ -206,32 +137,8 @@ class CModel:
             InvalidFileError: the file breaks its format's rules.
             IncompatibleError: the prompt was made for another model.
         """
-        started = time.perf_counter()
-        resident = c_void_p()
-        data = None
-        if isinstance(source, Prompt):
-            data = self._format(source)
-        elif task_index is not None or Path(source).suffix.lower() != ".safetensors":
-            prompt = load_prompt_source(source, self.manifest, task_index=task_index, name=name)
-            data = self._format(prompt)
-        else:
-            try:
-                self._call("prompt_load", self._handle.pointer, _path(source), byref(resident))
-            except InvalidFileError:
-                if not _is_other_kind(source):
-                    raise
-                data = self._format(load_prompt_source(source, self.manifest, name=name))
-        if data is not None:
-            self._bind(data, resident)
-        library = self._library
-        handle = _Handle(library, "prompt", resident, self._handle)
-        return CPrompt(
-            name=library.edgept_prompt_name(resident).decode() if name is None else name,
-            num_virtual_tokens=int(library.edgept_prompt_virtual_tokens(resident)),
-            nbytes=int(library.edgept_prompt_bytes(resident)),
-            load_ms=(time.perf_counter() - started) * 1e3,
-            model=self,
-            _handle=handle,
+        return load_prompt(
+            self._handle, self.manifest, self, source, name=name, task_index=task_index
         )
 
     def generate(
@@ -355,29 +262,15 @@ class CModel:
     def _call(self, name: str, *arguments: Any) -> None:
         call(self._library, name, *arguments)
 
-    def _format(self, prompt: Prompt) -> bytes:
-        if prompt.fingerprint is None:
-            prompt = bind(prompt, self.manifest)
-        return format_prompt(prompt)
-
-    def _bind(self, data: bytes, resident: c_void_p) -> None:
-        """Make a prompt file's bytes resident."""
-        file = c_void_p()
-        self._call("prompt_file_parse", data, len(data), 0, byref(file))
-        try:
-            self._call("prompt_bind", self._handle.pointer, file, byref(resident))
-        finally:
-            self._library.edgept_prompt_file_free(file)
-
     @contextmanager
-    def _session(self) -> "Iterator[_Handle]":
+    def _session(self) -> Iterator[CHandle]:
         """A session that no other thread uses meanwhile; it goes back for the next request."""
         try:
             session = self._idle.pop()
         except IndexError:
             made = c_void_p()
             self._call("session_create", self._handle.pointer, byref(made))
-            session = _Handle(self._library, "session", made, self._handle)
+            session = CHandle(self._library, "session", made, self._handle)
         try:
             yield session
         finally:
@@ -404,7 +297,7 @@ class CModel:
         if own in ("text-generation", SEQ2SEQ_TASK) or task not in (None, own):
             refuse(name, own)
 
-    def _tokens(self, session: "_Handle", content: Content) -> "_Tokens":
+    def _tokens(self, session: CHandle, content: Content) -> "_Tokens":
         """A content's tokens; those of a text are the session's, until its next text."""
         if isinstance(content, str):
             return self._encode(session, content, None)
@@ -424,7 +317,7 @@ class CModel:
         pointer = ids.ctypes.data_as(ctypes.POINTER(c_int64))  # it keeps the array alive
         return _Tokens(pointer, None, len(ids))
 
-    def _encode(self, session: "_Handle", text: str, pair: str | None) -> "_Tokens":
+    def _encode(self, session: CHandle, text: str, pair: str | None) -> "_Tokens":
         found = CText()
         second = None if pair is None else self._encoded(pair)
         self._call("session_encode", session.pointer, self._encoded(text), second, 1, byref(found))
@@ -453,7 +346,7 @@ class CModel:
         prompt: CPrompt | None,
         stop_ids: Sequence[int],
         options: GenerateOptions,
-    ) -> "_Run":
+    ) -> Run:
         """Check a generation's arguments; what is returned runs it."""
         manifest = self.manifest
         if manifest.task not in ("text-generation", SEQ2SEQ_TASK):
@@ -598,44 +491,8 @@ class _Tokens:
     count: int
 
 
-_Run: TypeAlias = Callable[[Callable[[str], None] | None, threading.Event | None], Generation]
-"""Generates: given what shows each piece of text, and what ends it."""
-
-
-class _Handle:
-    """An object of the library, freed when nobody uses it; `needs` live longer."""
-
-    def __init__(
-        self, library: ctypes.CDLL, kind: str, pointer: c_void_p, *needs: "_Handle"
-    ) -> None:
-        self.pointer = pointer
-        free = getattr(library, f"edgept_{kind}_free")
-        weakref.finalize(self, _free, free, pointer, needs)
-
-
-def _free(free: Callable[[c_void_p], None], pointer: c_void_p, _needs: object) -> None:
-    free(pointer)
-
-
 def _copied(pointer: Any, *shape: int) -> npt.NDArray[Any]:
     return np.ctypeslib.as_array(pointer, shape).copy()
-
-
-def _path(path: str | os.PathLike[str]) -> bytes:
-    encoded = os.fsencode(path)
-    if b"\0" in encoded:
-        raise UsageError(f"{str(path)!r} is not a path: it holds a zero byte. Check the argument.")
-    return encoded
-
-
-def _is_other_kind(path: str | os.PathLike[str]) -> bool:
-    """Whether a .safetensors file is well-formed and no prompt file: peft's, or bare tensors."""
-    try:
-        with open_regular(path, min_bytes=MIN_BYTES, max_bytes=MAX_BYTES) as (stream, size):
-            metadata = read_header(stream, size).fields.get(METADATA_KEY)
-    except EdgeptError:
-        return False
-    return not isinstance(metadata, dict) or metadata.get("format") != FORMAT
 
 
 def _refuse(what: str, hint: str = "") -> NoReturn:

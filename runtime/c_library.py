@@ -4,6 +4,8 @@ import ctypes
 import ctypes.util
 import importlib.util
 import os
+import weakref
+from collections.abc import Callable
 from ctypes import POINTER, c_char_p, c_double, c_float, c_int, c_int64, c_size_t, c_void_p
 from functools import cache
 from pathlib import Path
@@ -25,6 +27,7 @@ __all__ = [
     "CError",
     "CGenerateOptions",
     "CGeneration",
+    "CHandle",
     "CLatency",
     "COutputs",
     "CProvider",
@@ -234,6 +237,34 @@ def call(library: ctypes.CDLL, name: str, *arguments: Any) -> None:
         if status == kind.exit_code:
             raise kind(message)
     raise EdgeptError(message)
+
+
+class CHandle:
+    """An object of the library, freed when nobody uses it.
+
+    Attributes:
+        library: that made it.
+        pointer: to it.
+    """
+
+    def __init__(
+        self, library: ctypes.CDLL, kind: str, pointer: c_void_p, *needs: "CHandle"
+    ) -> None:
+        """Take an object over.
+
+        Args:
+            library: that made it.
+            kind: "bundle", "prompt" or "session".
+            pointer: to it.
+            needs: what is freed after it.
+        """
+        self.library, self.pointer = library, pointer
+        free = getattr(library, f"edgept_{kind}_free")
+        weakref.finalize(self, _free, free, pointer, needs)
+
+
+def _free(free: Callable[[c_void_p], None], pointer: c_void_p, _needs: object) -> None:
+    free(pointer)
 
 
 def load_c_library() -> ctypes.CDLL:
