@@ -1,19 +1,18 @@
 """The C library behind Python's calls: what `load(..., engine="c")` gives.
 
-Its prompts are in c_prompt.py, its streams in c_stream.py, the library itself in c_library.py.
+What a request becomes is in c_request.py, its prompts in c_prompt.py, its streams in c_stream.py, the library
+itself in c_library.py.
 """
 
 import ctypes
 import os
-import secrets
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from ctypes import byref, c_char_p, c_float, c_int64, c_void_p
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Unpack
 
@@ -29,32 +28,28 @@ from edgept.runtime.c_library import (
     ON_TOKEN,
     CBundleOptions,
     CClassification,
-    CGenerateOptions,
     CGeneration,
     CHandle,
     CLatency,
     COutputs,
     CProvider,
-    CText,
     call,
     load_c_library,
 )
 from edgept.runtime.c_prompt import CPrompt, load_prompt, to_path
+from edgept.runtime.c_request import TABLE_NAME, lacks, to_options, to_text, to_tokens
 from edgept.runtime.c_stream import CStream, Run
 from edgept.runtime.calls import refuse
 from edgept.runtime.classifier import Classification
-from edgept.runtime.content import Content, compose
+from edgept.runtime.content import Content
 from edgept.runtime.embedder import Embedding
 from edgept.runtime.generation import FinishReason, Generation
-from edgept.runtime.options import GenerateOptions, read_options
-from edgept.runtime.reading import OF_PAIRS, WITHOUT_TYPES
+from edgept.runtime.options import GenerateOptions
+from edgept.runtime.reading import WITHOUT_TYPES
 
 __all__ = ["CModel"]
 
 _FINISH: tuple[FinishReason, ...] = ("eos", "stop", "length", "full", "cancelled")
-_TABLE_NAME = "tokenizer.bin"
-# More tokens or candidates than any model has: larger numbers would not fit into C's.
-_MANY = 1 << 31
 
 
 class CModel:
@@ -89,7 +84,7 @@ class CModel:
         self.bundle = bundle
         self.manifest: Manifest = read_manifest(bundle)
         for name, value in (("threads", threads), ("max_length", max_length)):
-            if value is not None and not (type(value) is int and 1 <= value < _MANY):
+            if value is not None and not (type(value) is int and 1 <= value < 1 << 31):
                 raise UsageError(
                     f"{name} is {value!r}, expected a whole number from 1 on, or None."
                 )
@@ -106,7 +101,6 @@ class CModel:
         self._call("bundle_open", to_path(bundle), byref(options), byref(opened))
         self._handle = CHandle(self._library, "bundle", opened)
         self.max_length = int(self._library.edgept_bundle_max_length(opened))
-        self._has_text = _TABLE_NAME in self.manifest.files
         self._idle: list[CHandle] = []  # sessions; no more than requests ran at once
         self.load_ms = (time.perf_counter() - started) * 1e3
 
@@ -117,7 +111,7 @@ class CModel:
 
             if not name.startswith("_") and hasattr(Model, name):
                 hint = " For the last position alone, call last_logits." if name == "logits" else ""
-                _refuse(f"model.{name}", hint)
+                lacks(f"model.{name}", hint)
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def load_prompt(
@@ -182,7 +176,7 @@ class CModel:
         The content is a text. What the library finds wrong with the request is raised by the first piece.
         """
         if not isinstance(content, str):
-            _refuse("streams of anything but a text")
+            lacks("streams of anything but a text")
         return CStream(self._writing("stream", content, prompt, stop_ids, options))
 
     def last_logits(
@@ -197,7 +191,7 @@ class CModel:
             refuse("last_logits", self.manifest.task)
         logits = ctypes.POINTER(c_float)()
         with self._session() as session:
-            tokens = self._tokens(session, content)
+            tokens = to_tokens(session, self.manifest, content)
             self._call(
                 *("session_prefill", session.pointer, self._resident(prompt)),
                 *(tokens.ids, tokens.count, byref(logits)),
@@ -297,48 +291,6 @@ class CModel:
         if own in ("text-generation", SEQ2SEQ_TASK) or task not in (None, own):
             refuse(name, own)
 
-    def _tokens(self, session: CHandle, content: Content) -> "_Tokens":
-        """A content's tokens; those of a text are the session's, until its next text."""
-        if isinstance(content, str):
-            return self._encode(session, content, None)
-        is_pair = isinstance(content, tuple) and [*map(type, content)] == [str, str]
-        if is_pair and self.manifest.task in OF_PAIRS:
-            return self._encode(session, str(content[0]), str(content[1]))
-        if isinstance(content, (list, tuple)) and not all(
-            isinstance(item, (int, np.integer)) for item in content
-        ):
-            _refuse("requests of several parts")
-        ids = np.zeros(0, np.int64)
-        if not isinstance(content, (list, tuple, np.ndarray)) or len(content):
-            request = compose(
-                content, None, tokenizer=None, vocab_size=self.manifest.vocab_size, model=self
-            )
-            ids = request.ids  # (tokens,) int64
-        pointer = ids.ctypes.data_as(ctypes.POINTER(c_int64))  # it keeps the array alive
-        return _Tokens(pointer, None, len(ids))
-
-    def _encode(self, session: CHandle, text: str, pair: str | None) -> "_Tokens":
-        found = CText()
-        second = None if pair is None else self._encoded(pair)
-        self._call("session_encode", session.pointer, self._encoded(text), second, 1, byref(found))
-        return _Tokens(found.ids, found.types, found.count)
-
-    def _encoded(self, text: str) -> bytes:
-        if not self._has_text:
-            raise UsageError(
-                f"this bundle has no {_TABLE_NAME}, so the C library takes token ids only. Pass a list of "
-                "ints, or load the bundle with engine='python', which reads tokenizer.json."
-            )
-        if "\0" in text:
-            _refuse("texts that hold a zero character, where texts end in C")
-        try:
-            return text.encode()
-        except UnicodeEncodeError as error:
-            raise UsageError(
-                f"cannot tokenize this text: {error}. It must be a str without lone surrogates; decode "
-                "its bytes with errors='replace'."
-            ) from error
-
     def _writing(
         self,
         name: str,
@@ -352,8 +304,8 @@ class CModel:
         if manifest.task not in ("text-generation", SEQ2SEQ_TASK):
             refuse(name, manifest.task)
         resident = self._resident(prompt)
-        text = self._encoded(content) if isinstance(content, str) else None
-        chosen, cancel = self._options(stop_ids, options)
+        text = to_text(manifest, content) if isinstance(content, str) else None
+        chosen, cancel = to_options(manifest, stop_ids, options)
 
         def run(show: Callable[[str], None] | None, closed: threading.Event | None) -> Generation:
             ends = [event for event in (cancel, closed) if event is not None]
@@ -380,13 +332,13 @@ class CModel:
                     )
                     ids = made.ids[: made.count]
                 else:
-                    tokens = self._tokens(session, content)
+                    tokens = to_tokens(session, self.manifest, content)
                     self._call(
                         *("session_generate", session.pointer, resident, tokens.ids, tokens.count),
                         *(byref(chosen), byref(made)),
                     )
                     ids = made.ids[: made.count]
-                    if self._has_text:
+                    if TABLE_NAME in manifest.files:
                         given = (c_int64 * len(ids))(*ids)
                         self._call(
                             "session_decode", session.pointer, given, len(ids), byref(answer)
@@ -403,40 +355,6 @@ class CModel:
 
         return run
 
-    def _options(
-        self, stop_ids: Sequence[int], options: GenerateOptions
-    ) -> tuple[CGenerateOptions, threading.Event | None]:
-        sampling, limits, beams = read_options(self.manifest.eos_token_ids, **options)
-        if limits.stop:
-            _refuse("stop strings", " Token ids that end it are stop_ids.")
-        own = self.manifest.decoding
-        count = beams.num_beams
-        if count is None:
-            count = own.num_beams if own is not None and sampling.temperature == 0 else 1
-        if count != 1 or set(beams.given) - {"num_beams"}:
-            _refuse("beam search", " num_beams=1 is greedy.")
-        stops = self._token_ids(stop_ids)
-        seed = secrets.randbits(64) if sampling.seed is None else int(sampling.seed)
-        chosen = CGenerateOptions(
-            max_new_tokens=min(int(limits.max_new_tokens), _MANY),
-            temperature=sampling.temperature,
-            top_k=min(int(sampling.top_k), _MANY),
-            # 0 is off in C; here it is the most probable token alone
-            top_p=sampling.top_p or sys.float_info.min,
-            seed=seed % (1 << 64),
-            repetition_penalty=sampling.repetition_penalty,
-            stop_ids=stops,
-            stop_count=len(stops),
-        )
-        return chosen, limits.cancel
-
-    def _token_ids(self, ids: Sequence[int]) -> Any:
-        if not all(isinstance(item, (int, np.integer)) for item in ids):
-            raise UsageError(
-                f"stop_ids are token ids, found {ids!r}. Pass a list of whole numbers."
-            )
-        return (c_int64 * len(ids))(*map(int, ids))
-
     @contextmanager
     def _reading(
         self,
@@ -449,10 +367,10 @@ class CModel:
     ) -> Iterator[Latency]:
         """Run a model once; what it lends in `found` lives until the block ends."""
         if truncate:
-            _refuse("truncate=True")
+            lacks("truncate=True")
         started = time.perf_counter()
         with self._session() as session:
-            tokens = self._tokens(session, content)
+            tokens = to_tokens(session, self.manifest, content)
             tokenize_ms = (time.perf_counter() - started) * 1e3
             types = tokens.types
             if prompt is not None and prompt.num_virtual_tokens:
@@ -482,18 +400,5 @@ class CModel:
         )
 
 
-@dataclass(frozen=True)
-class _Tokens:
-    """Pointers to (count,) int64; types None is all 0."""
-
-    ids: Any
-    types: Any
-    count: int
-
-
 def _copied(pointer: Any, *shape: int) -> npt.NDArray[Any]:
     return np.ctypeslib.as_array(pointer, shape).copy()
-
-
-def _refuse(what: str, hint: str = "") -> NoReturn:
-    raise UsageError(f"the C library lacks {what}.{hint} Load the bundle with engine='python'.")
