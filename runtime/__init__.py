@@ -22,6 +22,7 @@ Code organization (a request passes through these in order):
     graph_guard.py  what a graph may refer to, before onnxruntime sees it
     device.py       what this device offers; advice.py what to change; requirements.py
     c/              the same without Python: libedgept
+    c_engine.py     calls it from Python: c_request.py, c_prompt.py, c_stream.py, c_library.py
 """
 
 from typing import TYPE_CHECKING, Any

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -40,6 +40,7 @@ from edgept.runtime.seq2seq_generator import Seq2SeqGenerator
 from edgept.runtime.text import Tokenizer
 
 if TYPE_CHECKING:
+    from edgept.runtime.c_engine import CModel
     from edgept.runtime.chat import ChatTemplate
 
 __all__ = ["Model", "load"]
@@ -52,6 +53,7 @@ _NEEDED = {
 }
 
 
+@overload
 def load(
     bundle: str | os.PathLike[str] | None = None,
     *,
@@ -59,7 +61,27 @@ def load(
     providers: Sequence[str] | None = None,
     max_length: int | None = None,
     check_hashes: bool = True,
-) -> "Model":
+    engine: Literal["python"] = "python",
+) -> "Model": ...
+@overload
+def load(
+    bundle: str | os.PathLike[str] | None = None,
+    *,
+    threads: int | None = None,
+    providers: Sequence[str] | None = None,
+    max_length: int | None = None,
+    check_hashes: bool = True,
+    engine: Literal["c"],
+) -> "CModel": ...
+def load(
+    bundle: str | os.PathLike[str] | None = None,
+    *,
+    threads: int | None = None,
+    providers: Sequence[str] | None = None,
+    max_length: int | None = None,
+    check_hashes: bool = True,
+    engine: Literal["python", "c"] = "python",
+) -> "Model | CModel":
     """Load a bundle that `edgept export` made.
 
     Args:
@@ -70,14 +92,29 @@ def load(
             model's. Memory is reserved per request for what it needs, not for this.
         check_hashes: compare every file with its SHA-256 in the manifest first (about a second
             for a gigabyte). Without it, the graph is still checked for what it may refer to.
+        engine: "python", or "c" for the calls of `Model` that libedgept has (see `CModel`), run by it.
+            The library is the file that $EDGEPT_LIBRARY names, the system's, or a checkout's own.
 
     Raises:
         UsageError: there is no bundle there, or an argument is out of range.
         InvalidFileError: a file of the bundle is malformed.
         UntrustedError: a file is not the one that was exported.
         IncompatibleError: this runtime does not run bundles of this task.
-        MissingDependencyError: onnxruntime is missing or too old.
+        MissingDependencyError: onnxruntime is missing or too old, or engine is "c" and libedgept is
+            missing or of another version.
     """
+    if engine not in ("python", "c"):
+        raise UsageError(f"engine is {engine!r}, expected 'python' or 'c'.")
+    if engine == "c":
+        from edgept.runtime.c_engine import CModel  # ctypes: few programs need it
+
+        return CModel(
+            find_bundle(bundle),
+            threads=threads,
+            providers=providers,
+            max_length=max_length,
+            check_hashes=check_hashes,
+        )
     return Model(
         find_bundle(bundle),
         threads=threads,

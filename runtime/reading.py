@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 __all__ = ["AnswerOptions", "ReadingModel"]
 
 # Tasks whose models read two texts at once.
-_OF_PAIRS = ("text-classification", "question-answering")
+OF_PAIRS = ("text-classification", "question-answering")
 # Those in which peft does not pass token types on where there are virtual tokens, so that a model was
 # tuned with all of them 0 and must be run so.
-_WITHOUT_TYPES = ("question-answering", "feature-extraction")
+WITHOUT_TYPES = ("question-answering", "feature-extraction")
 
 _T = TypeVar("_T")
 Request: TypeAlias = tuple[Content, LoadedPrompt | None]
@@ -314,9 +314,9 @@ class ReadingModel:
         if isinstance(content, str):
             encoded = check_tokenizer(self.tokenizer).encode_text(content)
         elif isinstance(content, tuple) and [*map(type, content)] == [str, str]:
-            if self.manifest.task not in _OF_PAIRS:
+            if self.manifest.task not in OF_PAIRS:
                 raise UsageError(
-                    f"a tuple of two texts is a pair, as {' and '.join(_OF_PAIRS)} take; this bundle is "
+                    f"a tuple of two texts is a pair, as {' and '.join(OF_PAIRS)} take; this bundle is "
                     f"for {self.manifest.task}. Pass one text, or [first, second] for one that is made "
                     "of both."
                 )
@@ -341,7 +341,7 @@ class ReadingModel:
             vocab_size=self.manifest.vocab_size,
             model=self,
         )
-        if request.virtual_tokens and self.manifest.task in _WITHOUT_TYPES:
+        if request.virtual_tokens and self.manifest.task in WITHOUT_TYPES:
             return replace(request, type_ids=None)
         return request
 

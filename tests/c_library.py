@@ -15,17 +15,20 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from edgept.runtime.c_library import (
+    ON_TOKEN,
+    CBundleOptions,
+    CClassification,
+    CError,
+    CGenerateOptions,
+    CGeneration,
+    CLatency,
+    COutputs,
+    declare,
+)
+
 SOURCE = Path(__file__).resolve().parents[1] / "runtime" / "c"
 BUILD = SOURCE / "build"
-
-
-class CError(ctypes.Structure):
-    """struct edgept_error."""
-
-    _fields_ = [("reason", ctypes.c_char * 32), ("message", ctypes.c_char * 480)]
-
-    def __str__(self) -> str:
-        return f"{self.reason.decode()}: {self.message.decode()}"
 
 
 def make(*targets: str, **variables: str) -> None:
@@ -56,30 +59,7 @@ def _load() -> ctypes.CDLL:
     make("build/libedgept.so.0.1.0")
     # the library asks for it by its name, and leaves it to the system where that is
     ctypes.CDLL(str(BUILD / "onnxruntime" / "lib" / "libonnxruntime.so.1"), ctypes.RTLD_GLOBAL)
-    library = ctypes.CDLL(str(BUILD / "libedgept.so"))
-    for name in (
-        "edgept_version",
-        "edgept_prompt_file_metadata",
-        "edgept_prompt_file_label",
-        "edgept_bundle_task",
-        "edgept_bundle_fingerprint",
-        "edgept_bundle_label",
-        "edgept_prompt_name",
-    ):
-        getattr(library, name).restype = ctypes.c_char_p
-    library.edgept_prompt_file_tensor.restype = ctypes.POINTER(ctypes.c_float)
-    for name in (
-        "edgept_prompt_file_label_count",
-        "edgept_bundle_vocab_size",
-        "edgept_bundle_hidden_size",
-        "edgept_bundle_max_length",
-        "edgept_prompt_virtual_tokens",
-        "edgept_prompt_bytes",
-    ):
-        getattr(library, name).restype = ctypes.c_size_t
-    for name in ("edgept_bundle_load_ms", "edgept_prompt_load_ms"):
-        getattr(library, name).restype = ctypes.c_double
-    return library
+    return declare(ctypes.CDLL(str(BUILD / "libedgept.so")))
 
 
 def c_library() -> ctypes.CDLL:
@@ -127,99 +107,6 @@ def read_prompt_file(data: bytes | Path, max_bytes: int = 0) -> dict[str, Any] |
             found[name] = np.ctypeslib.as_array(values, tuple(shape[: rank.value])).copy()
     library.edgept_prompt_file_free(file)
     return found
-
-
-class CLatency(ctypes.Structure):
-    """struct edgept_latency."""
-
-    _fields_ = [
-        *(
-            (name, ctypes.c_double)
-            for name in ("tokenize", "swap", "prefill", "ttft", "tpot", "total")
-        ),
-        *((name, ctypes.c_size_t) for name in ("virtual_tokens", "input_tokens", "new_tokens")),
-    ]
-
-
-CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int64)
-
-
-class CGenerateOptions(ctypes.Structure):
-    """struct edgept_generate_options."""
-
-    _fields_ = [
-        ("max_new_tokens", ctypes.c_size_t),
-        ("temperature", ctypes.c_double),
-        ("top_k", ctypes.c_size_t),
-        ("top_p", ctypes.c_double),
-        ("seed", ctypes.c_uint64),
-        ("repetition_penalty", ctypes.c_double),
-        ("stop_ids", ctypes.POINTER(ctypes.c_int64)),
-        ("stop_count", ctypes.c_size_t),
-        ("on_token", CALLBACK),
-        ("on_text", ctypes.c_void_p),
-        ("user", ctypes.c_void_p),
-    ]
-
-
-class CGeneration(ctypes.Structure):
-    """struct edgept_generation."""
-
-    _fields_ = [
-        ("ids", ctypes.POINTER(ctypes.c_int64)),
-        ("count", ctypes.c_size_t),
-        ("finish", ctypes.c_int),
-        ("latency", CLatency),
-    ]
-
-
-class CProvider(ctypes.Structure):
-    """struct edgept_provider."""
-
-    _fields_ = [
-        ("name", ctypes.c_char_p),
-        ("keys", ctypes.POINTER(ctypes.c_char_p)),
-        ("values", ctypes.POINTER(ctypes.c_char_p)),
-        ("option_count", ctypes.c_size_t),
-    ]
-
-
-class CBundleOptions(ctypes.Structure):
-    """struct edgept_bundle_options."""
-
-    _fields_ = [
-        ("threads", ctypes.c_int),
-        ("max_length", ctypes.c_size_t),
-        ("providers", ctypes.POINTER(CProvider)),
-        ("provider_count", ctypes.c_size_t),
-        ("check_hashes", ctypes.c_int),
-        ("sha256", ctypes.c_char_p),
-        ("session_bytes", ctypes.c_size_t),
-    ]
-
-
-class COutputs(ctypes.Structure):
-    """struct edgept_outputs."""
-
-    _fields_ = [
-        ("values", ctypes.POINTER(ctypes.c_float)),
-        ("rows", ctypes.c_size_t),
-        ("width", ctypes.c_size_t),
-        ("latency", CLatency),
-    ]
-
-
-class CClassification(ctypes.Structure):
-    """struct edgept_classification."""
-
-    _fields_ = [
-        ("best", ctypes.c_size_t),
-        ("label", ctypes.c_char_p),
-        ("logits", ctypes.POINTER(ctypes.c_float)),
-        ("probabilities", ctypes.POINTER(ctypes.c_double)),
-        ("classes", ctypes.c_size_t),
-        ("latency", CLatency),
-    ]
 
 
 class CStatusError(Exception):
@@ -307,7 +194,7 @@ class CModel:
         **options: Any,
     ) -> tuple[list[int], str, CLatency]:
         found = CGeneration()
-        callback = CALLBACK() if on_token is None else CALLBACK(lambda _, token: on_token(token))
+        callback = ON_TOKEN() if on_token is None else ON_TOKEN(lambda _, token: on_token(token))
         chosen = CGenerateOptions(
             stop_ids=_ids(stop_ids), stop_count=len(stop_ids), on_token=callback, **options
         )

@@ -18,7 +18,7 @@ from edgept.bundle import HASHES_NAME, Manifest
 from edgept.prompt import Prompt
 from edgept.prompt_file import write_prompt
 from edgept.runtime.content import compose
-from tests.c_library import SOURCE, CBundleOptions, CModel, CStatusError
+from tests.c_library import SOURCE, CModel, CStatusError
 
 IDS = [5, 9, 77, 130, 200, 31, 4]
 LONG = [
@@ -126,7 +126,7 @@ def test_greedy_tokens_are_the_same(
                 assert latency.new_tokens == len(tokens)
                 assert latency.virtual_tokens == expected.latency.virtual_tokens
                 assert latency.input_tokens == expected.latency.input_tokens
-                assert 0 < latency.ttft <= latency.total
+                assert 0 < latency.ttft_ms <= latency.total_ms
 
 
 def test_float16(model_folder: Callable[[str], Path], tmp_path: Path) -> None:
@@ -378,11 +378,14 @@ def test_options_struct_is_the_header_s(tmp_path: Path) -> None:
     """What ctypes believes of sizes is what the compiler says."""
     import ctypes
 
-    from tests import c_library
+    from edgept.runtime import c_library
 
     names = {
         "edgept_error": c_library.CError,
-        "edgept_bundle_options": CBundleOptions,
+        "edgept_provider": c_library.CProvider,
+        "edgept_latency": c_library.CLatency,
+        "edgept_text": c_library.CText,
+        "edgept_bundle_options": c_library.CBundleOptions,
         "edgept_generate_options": c_library.CGenerateOptions,
         "edgept_generation": c_library.CGeneration,
         "edgept_outputs": c_library.COutputs,

@@ -1,0 +1,315 @@
+"""libedgept for ctypes: where it is, and what runtime/c/edgept.h declares."""
+
+import ctypes
+import ctypes.util
+import importlib.util
+import os
+import weakref
+from collections.abc import Callable
+from ctypes import POINTER, c_char_p, c_double, c_float, c_int, c_int64, c_size_t, c_void_p
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from edgept import __version__
+from edgept.errors import (
+    EdgeptError,
+    IncompatibleError,
+    InvalidFileError,
+    MissingDependencyError,
+    UntrustedError,
+    UsageError,
+)
+
+__all__ = [
+    "CBundleOptions",
+    "CClassification",
+    "CError",
+    "CGenerateOptions",
+    "CGeneration",
+    "CHandle",
+    "CLatency",
+    "COutputs",
+    "CProvider",
+    "CText",
+    "call",
+    "declare",
+    "load_c_library",
+]
+
+# A checkout's own; resolved, as edgept/runtime is a link there.
+_BUILT = Path(__file__).resolve().parent / "c" / "build" / "libedgept.so"
+_HOW = (
+    "Build it from a checkout of edgept (runtime/c/setup.sh, then make -C runtime/c), name the file in "
+    "$EDGEPT_LIBRARY, or use engine='python'."
+)
+
+
+class CError(ctypes.Structure):
+    """struct edgept_error."""
+
+    _fields_ = [("reason", ctypes.c_char * 32), ("message", ctypes.c_char * 480)]
+
+    def __str__(self) -> str:
+        return f"{self.reason.decode()}: {self.message.decode(errors='replace')}"
+
+
+class CLatency(ctypes.Structure):
+    """struct edgept_latency."""
+
+    _fields_ = [
+        *(
+            (f"{name}_ms", c_double)
+            for name in ("tokenize", "swap", "prefill", "ttft", "tpot", "total")
+        ),
+        *((name, c_size_t) for name in ("virtual_tokens", "input_tokens", "new_tokens")),
+    ]
+
+
+ON_TOKEN = ctypes.CFUNCTYPE(c_int, c_void_p, c_int64)
+ON_TEXT = ctypes.CFUNCTYPE(c_int, c_void_p, c_char_p)
+
+
+class CGenerateOptions(ctypes.Structure):
+    """struct edgept_generate_options."""
+
+    _fields_ = [
+        ("max_new_tokens", c_size_t),
+        ("temperature", c_double),
+        ("top_k", c_size_t),
+        ("top_p", c_double),
+        ("seed", ctypes.c_uint64),
+        ("repetition_penalty", c_double),
+        ("stop_ids", POINTER(c_int64)),
+        ("stop_count", c_size_t),
+        ("on_token", ON_TOKEN),
+        ("on_text", ON_TEXT),
+        ("user", c_void_p),
+    ]
+
+
+class CGeneration(ctypes.Structure):
+    """struct edgept_generation."""
+
+    _fields_ = [
+        ("ids", POINTER(c_int64)),
+        ("count", c_size_t),
+        ("finish", c_int),
+        ("latency", CLatency),
+    ]
+
+
+class CProvider(ctypes.Structure):
+    """struct edgept_provider."""
+
+    _fields_ = [
+        ("name", c_char_p),
+        ("keys", POINTER(c_char_p)),
+        ("values", POINTER(c_char_p)),
+        ("option_count", c_size_t),
+    ]
+
+
+class CBundleOptions(ctypes.Structure):
+    """struct edgept_bundle_options."""
+
+    _fields_ = [
+        ("threads", c_int),
+        ("max_length", c_size_t),
+        ("providers", POINTER(CProvider)),
+        ("provider_count", c_size_t),
+        ("check_hashes", c_int),
+        ("sha256", c_char_p),
+        ("session_bytes", c_size_t),
+    ]
+
+
+class CText(ctypes.Structure):
+    """struct edgept_text."""
+
+    _fields_ = [("ids", POINTER(c_int64)), ("types", POINTER(c_int64)), ("count", c_size_t)]
+
+
+class COutputs(ctypes.Structure):
+    """struct edgept_outputs."""
+
+    _fields_ = [
+        ("values", POINTER(c_float)),
+        ("rows", c_size_t),
+        ("width", c_size_t),
+        ("latency", CLatency),
+    ]
+
+
+class CClassification(ctypes.Structure):
+    """struct edgept_classification."""
+
+    _fields_ = [
+        ("best", c_size_t),
+        ("label", c_char_p),
+        ("logits", POINTER(c_float)),
+        ("probabilities", POINTER(c_double)),
+        ("classes", c_size_t),
+        ("latency", CLatency),
+    ]
+
+
+# Handles are void pointers here; what creates one takes the address of it.
+_OUT, _IDS, _ERROR = POINTER(c_void_p), POINTER(c_int64), POINTER(CError)
+_REQUEST = (c_void_p, c_void_p, _IDS)  # session, prompt, ids
+_READING = (*_REQUEST, _IDS, c_size_t)  # types, count
+_STATUS = {
+    "prompt_file_read": (c_char_p, c_size_t, _OUT),
+    "prompt_file_parse": (c_char_p, c_size_t, c_size_t, _OUT),
+    "bundle_open": (c_char_p, POINTER(CBundleOptions), _OUT),
+    "prompt_load": (c_void_p, c_char_p, _OUT),
+    "prompt_bind": (c_void_p, c_void_p, _OUT),
+    "session_create": (c_void_p, _OUT),
+    "session_generate": (
+        *(*_REQUEST, c_size_t),
+        *(POINTER(CGenerateOptions), POINTER(CGeneration)),
+    ),
+    "session_prefill": (*_REQUEST, c_size_t, POINTER(POINTER(c_float))),
+    "session_step": (c_void_p, c_int64, POINTER(POINTER(c_float))),
+    "session_encode": (c_void_p, c_char_p, c_char_p, c_int, POINTER(CText)),
+    "session_decode": (c_void_p, _IDS, c_size_t, POINTER(c_char_p)),
+    "session_ask": (
+        *(c_void_p, c_void_p, c_char_p, POINTER(CGenerateOptions)),
+        *(POINTER(c_char_p), POINTER(CGeneration)),
+    ),
+    "session_outputs": (*_READING, POINTER(COutputs)),
+    "session_classify": (*_READING, POINTER(CClassification)),
+    "session_embed": (*_READING, POINTER(COutputs)),
+}
+_OTHERS: dict[str, tuple[Any, ...]] = {  # the result's type, then the arguments'
+    "version": (c_char_p,),
+    "prompt_file_metadata": (c_char_p, c_void_p, c_char_p),
+    "prompt_file_tensor": (
+        *(POINTER(c_float), c_void_p, c_char_p),
+        *(POINTER(c_size_t), POINTER(c_size_t)),
+    ),
+    "prompt_file_label_count": (c_size_t, c_void_p),
+    "prompt_file_label": (c_char_p, c_void_p, c_size_t),
+    "prompt_file_free": (None, c_void_p),
+    "bundle_free": (None, c_void_p),
+    "bundle_task": (c_char_p, c_void_p),
+    "bundle_fingerprint": (c_char_p, c_void_p),
+    "bundle_vocab_size": (c_size_t, c_void_p),
+    "bundle_hidden_size": (c_size_t, c_void_p),
+    "bundle_max_length": (c_size_t, c_void_p),
+    "bundle_load_ms": (c_double, c_void_p),
+    "bundle_label": (c_char_p, c_void_p, c_void_p, c_size_t),
+    "prompt_free": (None, c_void_p),
+    "prompt_name": (c_char_p, c_void_p),
+    "prompt_virtual_tokens": (c_size_t, c_void_p),
+    "prompt_bytes": (c_size_t, c_void_p),
+    "prompt_load_ms": (c_double, c_void_p),
+    "session_free": (None, c_void_p),
+    "session_cancel": (None, c_void_p),
+}
+
+
+def declare(library: ctypes.CDLL) -> ctypes.CDLL:
+    """Tell ctypes the types of all functions."""
+    for name, arguments in _STATUS.items():
+        function = getattr(library, f"edgept_{name}")
+        function.restype, function.argtypes = c_int, (*arguments, _ERROR)
+    for name, (result, *others) in _OTHERS.items():
+        function = getattr(library, f"edgept_{name}")
+        function.restype, function.argtypes = result, others
+    return library
+
+
+def call(library: ctypes.CDLL, name: str, *arguments: Any) -> None:
+    """Call a function that can fail: edgept_NAME, without its last argument.
+
+    Raises:
+        EdgeptError: it failed; the class says with which status.
+    """
+    error = CError()
+    status = getattr(library, f"edgept_{name}")(*arguments, ctypes.byref(error))
+    if not status:
+        return
+    message = error.message.decode(errors="replace")
+    if status == InvalidFileError.exit_code:
+        raise InvalidFileError(error.reason.decode(), message)
+    for kind in (UsageError, IncompatibleError, UntrustedError):
+        if status == kind.exit_code:
+            raise kind(message)
+    raise EdgeptError(message)
+
+
+class CHandle:
+    """An object of the library, freed when nobody uses it.
+
+    Attributes:
+        library: that made it.
+        pointer: to it.
+    """
+
+    def __init__(
+        self, library: ctypes.CDLL, kind: str, pointer: c_void_p, *needs: "CHandle"
+    ) -> None:
+        """Take an object over.
+
+        Args:
+            library: that made it.
+            kind: "bundle", "prompt" or "session".
+            pointer: to it.
+            needs: what is freed after it.
+        """
+        self.library, self.pointer = library, pointer
+        free = getattr(library, f"edgept_{kind}_free")
+        weakref.finalize(self, _free, free, pointer, needs)
+
+
+def _free(free: Callable[[c_void_p], None], pointer: c_void_p, _needs: object) -> None:
+    free(pointer)
+
+
+def load_c_library() -> ctypes.CDLL:
+    """libedgept: the file that $EDGEPT_LIBRARY names, else the system's, else a checkout's own.
+
+    Raises:
+        MissingDependencyError: there is none, it does not load, or it is of another version.
+    """
+    path = os.environ.get("EDGEPT_LIBRARY") or ctypes.util.find_library("edgept")
+    if path is None and _BUILT.is_file():
+        path = str(_BUILT)
+    if path is None:
+        raise MissingDependencyError(f"engine 'c' needs libedgept, which is not here. {_HOW}")
+    return _open(path)
+
+
+@cache
+def _open(path: str) -> ctypes.CDLL:
+    _load_onnxruntime()
+    try:
+        library = ctypes.CDLL(path)
+        declare(library)
+    except (OSError, AttributeError) as error:
+        raise MissingDependencyError(
+            f"{path} does not load as libedgept: {error}. It needs onnxruntime's library "
+            f"(pip install onnxruntime). {_HOW}"
+        ) from error
+    version = library.edgept_version().decode()
+    # structs may differ from one minor version to the next
+    if version.split(".")[:2] != __version__.split(".")[:2]:
+        raise MissingDependencyError(
+            f"{path} is libedgept {version}, this is edgept {__version__}; they have to be of one minor "
+            f"version. {_HOW}"
+        )
+    return library
+
+
+def _load_onnxruntime() -> None:
+    """Load onnxruntime's own library from its Python package, where there is one.
+
+    libedgept asks for it by its name, and where it is loaded already the system looks no further.
+    """
+    package = importlib.util.find_spec("onnxruntime")
+    if package is None or package.origin is None:
+        return
+    for path in Path(package.origin).parent.glob("capi/libonnxruntime.so.1*"):
+        ctypes.CDLL(str(path), ctypes.RTLD_GLOBAL)
+        return

@@ -1,0 +1,135 @@
+"""A request as the C library takes it: its tokens and its options, or why it cannot."""
+
+import ctypes
+import secrets
+import sys
+import threading
+from collections.abc import Sequence
+from ctypes import byref, c_int64
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import numpy as np
+
+from edgept.bundle import Manifest
+from edgept.errors import UsageError
+from edgept.runtime.c_library import CGenerateOptions, CHandle, CText, call
+from edgept.runtime.content import Content, compose
+from edgept.runtime.options import GenerateOptions, read_options
+from edgept.runtime.reading import OF_PAIRS
+
+__all__ = ["Tokens", "lacks", "to_options", "to_text", "to_tokens"]
+
+TABLE_NAME = "tokenizer.bin"
+# More tokens or candidates than any model has: larger numbers would not fit into C's.
+_MANY = 1 << 31
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Pointers to (count,) int64; types None is all 0."""
+
+    ids: Any
+    types: Any
+    count: int
+
+
+def to_tokens(session: CHandle, manifest: Manifest, content: Content) -> Tokens:
+    """A content's tokens; those of a text are the session's, until its next text.
+
+    Raises:
+        UsageError: it is no request, or one that the library cannot take.
+    """
+    if isinstance(content, str):
+        return _encode(session, manifest, content, None)
+    is_pair = isinstance(content, tuple) and [*map(type, content)] == [str, str]
+    if is_pair and manifest.task in OF_PAIRS:
+        return _encode(session, manifest, str(content[0]), str(content[1]))
+    if isinstance(content, (list, tuple)) and not all(
+        isinstance(item, (int, np.integer)) for item in content
+    ):
+        lacks("requests of several parts")
+    ids = np.zeros(0, np.int64)
+    if not isinstance(content, (list, tuple, np.ndarray)) or len(content):
+        request = compose(content, None, tokenizer=None, vocab_size=manifest.vocab_size, model=None)
+        ids = request.ids  # (tokens,) int64
+    pointer = ids.ctypes.data_as(ctypes.POINTER(c_int64))  # it keeps the array alive
+    return Tokens(pointer, None, len(ids))
+
+
+def _encode(session: CHandle, manifest: Manifest, text: str, pair: str | None) -> Tokens:
+    found = CText()
+    second = None if pair is None else to_text(manifest, pair)
+    first = to_text(manifest, text)
+    call(session.library, "session_encode", session.pointer, first, second, 1, byref(found))
+    return Tokens(found.ids, found.types, found.count)
+
+
+def to_text(manifest: Manifest, text: str) -> bytes:
+    """A text as C takes it.
+
+    Raises:
+        UsageError: it cannot be, or the bundle has no tokenizer for it.
+    """
+    if TABLE_NAME not in manifest.files:
+        raise UsageError(
+            f"this bundle has no {TABLE_NAME}, so the C library takes token ids only. Pass a list of "
+            "ints, or load the bundle with engine='python', which reads tokenizer.json."
+        )
+    if "\0" in text:
+        lacks("texts that hold a zero character, where texts end in C")
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(
+            f"cannot tokenize this text: {error}. It must be a str without lone surrogates; decode "
+            "its bytes with errors='replace'."
+        ) from error
+
+
+def to_options(
+    manifest: Manifest, stop_ids: Sequence[int], options: GenerateOptions
+) -> tuple[CGenerateOptions, threading.Event | None]:
+    """Options of a generation as C takes them, and the event that cancels it.
+
+    Raises:
+        UsageError: a value is out of its range, or the library lacks the option.
+    """
+    sampling, limits, beams = read_options(manifest.eos_token_ids, **options)
+    if limits.stop:
+        lacks("stop strings", " Token ids that end it are stop_ids.")
+    own = manifest.decoding
+    count = beams.num_beams
+    if count is None:
+        count = own.num_beams if own is not None and sampling.temperature == 0 else 1
+    if count != 1 or set(beams.given) - {"num_beams"}:
+        lacks("beam search", " num_beams=1 is greedy.")
+    stops = _token_ids(stop_ids)
+    seed = secrets.randbits(64) if sampling.seed is None else int(sampling.seed)
+    chosen = CGenerateOptions(
+        max_new_tokens=min(int(limits.max_new_tokens), _MANY),
+        temperature=sampling.temperature,
+        top_k=min(int(sampling.top_k), _MANY),
+        # 0 is off in C; here it is the most probable token alone
+        top_p=sampling.top_p or sys.float_info.min,
+        seed=seed % (1 << 64),
+        repetition_penalty=sampling.repetition_penalty,
+        stop_ids=stops,
+        stop_count=len(stops),
+    )
+    return chosen, limits.cancel
+
+
+def _token_ids(ids: Sequence[int]) -> Any:
+    if not all(isinstance(item, (int, np.integer)) for item in ids):
+        raise UsageError(f"stop_ids are token ids, found {ids!r}. Pass a list of whole numbers.")
+    return (c_int64 * len(ids))(*map(int, ids))
+
+
+def lacks(what: str, hint: str = "") -> NoReturn:
+    """Say that a request is for more than the library does.
+
+    Raises:
+        UsageError: always.
+    """
+    raise UsageError(f"the C library lacks {what}.{hint} Load the bundle with engine='python'.")
