@@ -380,6 +380,10 @@ def test_hashes(bundle_of: Callable[..., Path], tmp_path: Path) -> None:
     whole = subprocess.run(["sha256sum", HASHES_NAME], cwd=folder, capture_output=True, check=True)
     digest = whole.stdout.split()[0]
     CModel(folder, sha256=digest).close()
+    for wrong in (b"", b"F" * 64, digest + b"0"):
+        with pytest.raises(CStatusError, match="the option sha256") as caught:
+            CModel(folder, sha256=wrong)
+        assert caught.value.status == 2
     with pytest.raises(CStatusError, match="not the bundle that was released"):
         CModel(folder, sha256=b"0" * 64)
     weights = folder / "model.onnx.data"
