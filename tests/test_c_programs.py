@@ -38,13 +38,23 @@ def installed(programs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def declared_symbols() -> set[str]:
+    return set(re.findall(r"\b(edgept_\w+)\(", (SOURCE / "edgept.h").read_text()))
+
+
+def static_symbols(library: Path) -> set[str]:
+    """Names that a program which links the static library meets."""
+    shown = run("nm", "--defined-only", "--extern-only", library, check=True)
+    return {line.split()[-1] for line in shown.stdout.splitlines() if " " in line}
+
+
 def test_symbols_and_size(programs: Path, tmp_path: Path) -> None:
     """Nothing but edgept_* is exported; the stripped library is small."""
     shown = run("nm", "-D", "--defined-only", programs / "libedgept.so", check=True)
     symbols = {line.split()[-1] for line in shown.stdout.splitlines()}
-    declared = set(re.findall(r"\b(edgept_\w+)\(", (SOURCE / "edgept.h").read_text()))
-    assert symbols <= declared
+    assert symbols <= declared_symbols()
     assert len(symbols) > 30
+    assert static_symbols(programs / "libedgept.a") == symbols
     run("strip", "-o", tmp_path / "stripped", programs / "libedgept.so", check=True)
     assert (tmp_path / "stripped").stat().st_size < 200_000
 
@@ -85,6 +95,7 @@ def test_installed_library_is_found(installed: Path, tmp_path: Path) -> None:
         "PKG_CONFIG_SYSROOT_DIR": str(installed),
         "LD_LIBRARY_PATH": f"{installed}/usr/lib:{ONNXRUNTIME}/lib",
     }
+    assert str(BUILD).encode() not in (installed / "usr/bin/edgept-run").read_bytes()  # no RPATH
     if shutil.which("pkg-config") is None:
         pytest.skip("needs pkg-config")
     link = [f"-L{ONNXRUNTIME}/lib", f"-Wl,-rpath-link,{ONNXRUNTIME}/lib"]
@@ -100,12 +111,12 @@ def test_installed_library_is_found(installed: Path, tmp_path: Path) -> None:
     if shutil.which("cmake") is None:
         pytest.skip("needs cmake for the rest")
     (tmp_path / "CMakeLists.txt").write_text(
-        "cmake_minimum_required(VERSION 3.16)\nproject(main C)\nfind_package(edgept REQUIRED)\n"
+        "cmake_minimum_required(VERSION 3.16)\nproject(main C)\nfind_package(edgept 0.1 REQUIRED)\n"
         "add_executable(found main.c)\ntarget_link_libraries(found edgept::edgept)\n"
-        f"target_link_options(found PRIVATE -Wl,-rpath-link,{ONNXRUNTIME}/lib)\n"
     )
     place = tmp_path / "b"
-    found = run("cmake", "-S", tmp_path, "-B", place, f"-DCMAKE_PREFIX_PATH={installed}/usr")
+    configure = ("cmake", "-S", tmp_path, "-B", place, f"-DCMAKE_PREFIX_PATH={installed}/usr")
+    found = run(*configure, f"-DONNXRUNTIME={ONNXRUNTIME}")
     assert found.returncode == 0, found.stderr
     assert run("cmake", "--build", tmp_path / "b").returncode == 0
     assert run(tmp_path / "b" / "found", env=environment).stdout.strip() == edgept.__version__
@@ -119,6 +130,11 @@ def test_cmake_builds_the_library(programs: Path, tmp_path: Path) -> None:
     built = run("cmake", "--build", tmp_path, "--parallel", "2")
     assert built.returncode == 0, built.stdout + built.stderr
     assert run(tmp_path / "edgept-run", "--version").stdout == f"edgept-run {edgept.__version__}\n"
+    assert static_symbols(tmp_path / "libedgept.a") <= declared_symbols()
+    place = tmp_path / "installed"
+    assert run("cmake", "--install", tmp_path, "--prefix", place).returncode == 0
+    names = {path.name for path in place.rglob("*")}
+    assert {"edgept.pc", "edgept-config.cmake", "edgept-config-version.cmake"} <= names
 
 
 def test_command_line(
@@ -165,6 +181,8 @@ def test_command_line(
         (2, ["-b", bundle, "--ids", "99999"]),
         (2, ["-b", bundle, "--nonsense", ids]),
         (2, ["-b", bundle, "--temperature", "-1", "--ids", ids]),
+        (2, ["-b", bundle, "-n", "1.5", "--ids", ids]),
+        (2, ["-b", bundle, "--threads", "4294967297", "--ids", ids]),
         (3, ["-b", bundle, "--prompt", broken, "--ids", ids]),
         (4, ["-b", bundle, "--prompt", other, "--ids", ids]),
         (5, ["-b", changed, "--check", "--ids", ids]),
@@ -174,6 +192,10 @@ def test_command_line(
         found = run(program, "--threads", "1", *arguments)
         assert found.returncode == code, found.stderr
         assert bool(found.stderr) == (code != 0)
+    command = f"EDGEPT_BUNDLE= '{program}' --version >/dev/full"
+    assert subprocess.run(command, shell=True, stderr=subprocess.PIPE).returncode == 1
+    unset = run(program, "--ids", ids, env={**os.environ, "EDGEPT_BUNDLE": ""}, cwd=tmp_path)
+    assert "no bundle at bundle:" in unset.stderr  # as if it were not set
 
 
 def test_readme_shows_the_example() -> None:

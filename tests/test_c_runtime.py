@@ -45,6 +45,15 @@ def random_prompt(manifest: Manifest, seed: int, *, prefix: bool = False) -> Pro
     )
 
 
+def set_metadata(graph: Path, changes: dict[str, str]) -> None:
+    """Change what a graph says of itself."""
+    onnx = pytest.importorskip("onnx", reason="needs edgept[export]")
+    model = onnx.load(graph, load_external_data=False)
+    for entry in model.metadata_props:
+        entry.value = changes.get(entry.key, entry.value)
+    onnx.save(model, graph)
+
+
 @dataclasses.dataclass
 class Pair:
     """One bundle in both, with prompts: None, rows, other rows, keys and values."""
@@ -192,6 +201,25 @@ def test_what_ends_a_generation(pair_of: Callable[..., Pair]) -> None:
     assert pair.c.generate(IDS, max_new_tokens=6)[0] == tokens
 
 
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_prefill_that_is_cancelled(kind: str, pair_of: Callable[..., Pair]) -> None:
+    """It fails, gives no logits, and leaves nothing for a step; the next one is as any other."""
+    import ctypes
+
+    pair = pair_of(kind, "fp32")
+    model, prompt = pair.c, pair.prompts[1][1]
+    expected = model.prefill(IDS, prompt)
+    logits = ctypes.POINTER(ctypes.c_float)()
+    model.library.edgept_session_cancel(model.session)
+    with pytest.raises(CStatusError, match="prefill was cancelled") as caught:
+        model.call("session_prefill", *model._text(prompt, IDS), ctypes.c_size_t(len(IDS)), logits)
+    assert caught.value.status == 1
+    assert not logits
+    with pytest.raises(CStatusError, match="prefill first"):
+        model.step(3)
+    np.testing.assert_array_equal(model.prefill(IDS, prompt), expected)
+
+
 def test_sampling_draws_from_the_same_distribution(pair_of: Callable[..., Pair]) -> None:
     """Frequencies of first tokens against the Python sampler's probabilities, within four deviations."""
     from edgept.runtime.sampling import Sampler, Sampling
@@ -295,6 +323,9 @@ def test_arguments_that_cannot_be_used(
         "temperature": lambda: model.generate(IDS, temperature=-1.0),
         "top_p": lambda: model.generate(IDS, top_p=float("nan")),
         "repetition_penalty": lambda: model.generate(IDS, repetition_penalty=-2.0),
+        "repetition_penalty is": lambda: model.generate(IDS, repetition_penalty=1e-60),
+        "temperature is": lambda: model.generate(IDS, temperature=float("nan")),
+        "temperature is 0": lambda: model.generate(IDS, temperature=1e60),
         "writes": lambda: model.outputs(IDS),
         "edgept_session_classify": lambda: model.classify(IDS),
         "edgept_session_embed": lambda: model.embed(IDS),
@@ -330,6 +361,15 @@ def test_limits(bundle_of: Callable[..., Path]) -> None:
     small.close()
 
 
+def test_facts_that_do_not_fit_the_graph(bundle_of: Callable[..., Path], tmp_path: Path) -> None:
+    folder = tmp_path / "bundle"
+    shutil.copytree(bundle_of("llama"), folder)
+    set_metadata(folder / "model.onnx", {"edgept.kv.num_layers": "2000000000"})
+    with pytest.raises(CStatusError) as caught:
+        CModel(folder)
+    assert caught.value.reason == "manifest-malformed"
+
+
 def test_hashes(bundle_of: Callable[..., Path], tmp_path: Path) -> None:
     folder = tmp_path / "bundle"
     shutil.copytree(bundle_of("llama"), folder)
@@ -340,6 +380,10 @@ def test_hashes(bundle_of: Callable[..., Path], tmp_path: Path) -> None:
     whole = subprocess.run(["sha256sum", HASHES_NAME], cwd=folder, capture_output=True, check=True)
     digest = whole.stdout.split()[0]
     CModel(folder, sha256=digest).close()
+    for wrong in (b"", b"F" * 64, digest + b"0"):
+        with pytest.raises(CStatusError, match="the option sha256") as caught:
+            CModel(folder, sha256=wrong)
+        assert caught.value.status == 2
     with pytest.raises(CStatusError, match="not the bundle that was released"):
         CModel(folder, sha256=b"0" * 64)
     weights = folder / "model.onnx.data"

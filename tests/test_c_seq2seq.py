@@ -1,5 +1,6 @@
 """Encoder-decoders in C against the Python runtime, greedy, under their own rules."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from tests.c_library import CModel, CStatusError
 pytest.importorskip("torch", reason="needs edgept[export]")
 
 from tests.seq2seq_models import VOCABULARY, save_seq2seq
+from tests.test_c_runtime import set_metadata
 
 
 def texts() -> list[list[int]]:
@@ -75,3 +77,26 @@ def test_greedy_answers_are_the_same(kind: str, tmp_path: Path) -> None:
     with pytest.raises(CStatusError, match="positions"):
         in_c.generate([20] * (model.max_length + 1))
     in_c.close()
+
+
+def test_graphs_that_do_not_belong_together(tmp_path: Path) -> None:
+    """The decoder is of another model, or the start token is none that it writes."""
+    from edgept.export import export_model
+
+    save_seq2seq("bart", tmp_path / "model")
+    export_model(str(tmp_path / "model"), tmp_path / "bundle", verify=False)
+    changes: dict[str, dict[str, str]] = {
+        "decoder.onnx": {"edgept.fingerprint": "0" * 64},
+        "encoder.onnx": {
+            "edgept.vocab_size": "9999",
+            "edgept.decoding.start_token_id": "9998",
+        },
+    }
+    CModel(tmp_path / "bundle").close()
+    for name, entries in changes.items():
+        folder = tmp_path / name
+        shutil.copytree(tmp_path / "bundle", folder)
+        set_metadata(folder / name, entries)
+        with pytest.raises(CStatusError) as caught:
+            CModel(folder)
+        assert caught.value.reason == "manifest-malformed"

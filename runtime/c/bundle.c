@@ -84,9 +84,34 @@ static bool rules_fit(const struct edgept_facts *facts, size_t width)
     const struct edgept_rules *rules = &facts->rules;
     return facts->task != EDGEPT_SEQ2SEQ ||
            (!facts->shares_buffer && rules->start_token_id < (int64_t)facts->vocab_size &&
+            rules->start_token_id < (int64_t)width && /* the rules look back at it, and forbid it */
             rules->forced_bos_token_id < (int64_t)width && are_below(&rules->forced_eos_token_ids, width) &&
             are_below(&rules->bad_words, width) && are_below(&rules->begin_suppress_tokens, width) &&
             are_below(&facts->eos_token_ids, width));
+}
+
+/* Whether there are as many class names as classes, and as many layers as the graph can have. */
+static bool sizes_fit(const struct edgept_facts *facts, const struct edgept_graph *graph)
+{
+    return (facts->labels.count == 0 || graph->output_width == 0 ||
+            facts->labels.count == graph->output_width) &&
+           (facts->prefix_only || facts->layers <= graph->input_count / 2);
+}
+
+/* That a pair's second graph says it is of the first one's model: another would run, and be wrong. */
+static enum edgept_status check_fingerprints(const struct edgept_bundle *bundle, struct edgept_error *error)
+{
+    enum edgept_status status = EDGEPT_OK;
+    for (size_t i = 1; status == EDGEPT_OK && i < bundle->graph_count; i++) {
+        char *found = NULL;
+        status = edgept_graph_metadata(&bundle->graphs[i], "edgept.fingerprint", &found, error);
+        if (status == EDGEPT_OK && (found == NULL || strcmp(found, bundle->facts.fingerprint) != 0))
+            status = edgept_fail(error, EDGEPT_INVALID_FILE, "manifest-malformed",
+                                 "the bundle's graphs are not of one export. Copy the bundle again, or export "
+                                 "again.");
+        free(found);
+    }
+    return status;
 }
 
 static enum edgept_status check_facts(struct edgept_bundle *bundle,
@@ -96,7 +121,8 @@ static enum edgept_status check_facts(struct edgept_bundle *bundle,
     const struct edgept_facts *facts = &bundle->facts;
     bool is_pair = facts->task == EDGEPT_SEQ2SEQ, has_width = edgept_last_graph(bundle)->output_width != 0;
     if (is_pair != (bundle->graph_count == 2) || edgept_last_graph(bundle)->output_name == NULL ||
-        (facts->head_size == 0 && !has_width) || !rules_fit(facts, edgept_last_graph(bundle)->output_width))
+        (facts->head_size == 0 && !has_width) || !rules_fit(facts, edgept_last_graph(bundle)->output_width) ||
+        !sizes_fit(facts, edgept_last_graph(bundle)))
         return edgept_fail(error, EDGEPT_INVALID_FILE, "manifest-malformed",
                            "the graphs are not those of a bundle for %s. Export again.", facts->task_name);
     bundle->max_length = options->max_length == 0 ? facts->max_positions : options->max_length;
@@ -112,7 +138,7 @@ static enum edgept_status name_cache(struct edgept_bundle *bundle, struct edgept
 {
     static const char *const sides[] = {"past_key_values", "present", "past_key_values", "present"};
     bool is_pair = bundle->facts.task == EDGEPT_SEQ2SEQ;
-    size_t tensors = 2 * bundle->facts.layers;
+    size_t tensors = bundle->facts.prefix_only ? 0 : 2 * bundle->facts.layers; /* one input takes all */
     bundle->cache_names = calloc(4 * tensors + 1, sizeof *bundle->cache_names);
     if (bundle->cache_names == NULL)
         return edgept_no_memory(error, "a bundle");
@@ -142,6 +168,8 @@ enum edgept_status edgept_bundle_open(const char *folder, const struct edgept_bu
         status = edgept_facts_read(&bundle->graphs[0], &bundle->facts, error);
     if (status == EDGEPT_OK)
         status = check_facts(bundle, options, error);
+    if (status == EDGEPT_OK)
+        status = check_fingerprints(bundle, error);
     if (status == EDGEPT_OK)
         status = name_cache(bundle, error);
     if (status == EDGEPT_OK && has_file(folder, TABLE_NAME))

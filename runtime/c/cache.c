@@ -44,6 +44,15 @@ void edgept_cache_drop(struct edgept_session *session)
     edgept_tensors_cut(&session->inputs, graph, 0);
 }
 
+void edgept_cache_release(struct edgept_session *session)
+{
+    struct edgept_cache *cache = &session->cache;
+    edgept_cache_drop(session);
+    edgept_session_drop(session, &cache->slabs[0]);
+    edgept_session_drop(session, &cache->slabs[1]);
+    *cache = (struct edgept_cache){.capacity = 0};
+}
+
 enum edgept_status edgept_cache_reserve(struct edgept_session *session, size_t capacity,
                                         struct edgept_error *error)
 {
@@ -58,6 +67,8 @@ enum edgept_status edgept_cache_reserve(struct edgept_session *session, size_t c
     edgept_cache_drop(session);
     if (!facts->shares_buffer) { /* tensors are packed: they stay as they are in a longer slab */
         size_t kept = cache->begun != NULL ? 0 : slab_bytes(session, cache->length);
+        cache->capacity = 0; /* on failure a slab may be gone, and the next request makes both */
+        edgept_session_drop(session, &cache->slabs[1 - cache->turn]);
         enum edgept_status status =
             edgept_session_room(session, &cache->slabs[cache->turn], bytes, kept, error);
         if (status == EDGEPT_OK)
@@ -67,6 +78,11 @@ enum edgept_status edgept_cache_reserve(struct edgept_session *session, size_t c
         return status;
     }
     /* a shared buffer's heads move apart */
+    if (cache->length == 0) {
+        edgept_session_drop(session, &cache->slabs[0]);
+        cache->capacity = 0;
+        cache->front = 0;
+    }
     enum edgept_status status = edgept_session_room(session, &grown, bytes, 0, error);
     if (status)
         return status;

@@ -7,6 +7,9 @@
 /* Forget the session's tensors: their memory moves, has other contents, or goes. */
 void edgept_cache_drop(struct edgept_session *session);
 
+/* Give its memory back, so that a request that did not fit takes nothing from the next one. */
+void edgept_cache_release(struct edgept_session *session);
+
 /* Start a sequence, with a prompt's keys and values or with nothing, in room for `capacity` tokens. */
 enum edgept_status edgept_cache_begin(struct edgept_session *session, const struct edgept_prompt *prompt,
                                       size_t capacity, struct edgept_error *error);

@@ -139,9 +139,9 @@ enum edgept_status edgept_decoder_step(struct edgept_session *session, int64_t i
     if (needed > session->cache.capacity) { /* twice as many, so that growing is rare */
         size_t wanted = 2 * needed < bundle->max_length ? 2 * needed : bundle->max_length;
         status = edgept_cache_reserve(session, wanted, error);
-        if (status == EDGEPT_OK)
-            status = reserve(session, 1, error);
     }
+    if (status == EDGEPT_OK) /* each time: it may have failed behind a cache that grew */
+        status = reserve(session, 1, error);
     if (status)
         return status;
     *(int64_t *)session->ids.data = id;

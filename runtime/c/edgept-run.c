@@ -6,6 +6,7 @@
 #include <edgept.h>
 
 #include <errno.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -52,6 +53,27 @@ static double to_number(const char *option, const char *text)
     return number;
 }
 
+/* A whole number in decimal digits, up to `most`. */
+static uint64_t to_whole(const char *option, const char *text, uint64_t most)
+{
+    char *end;
+    errno = 0;
+    unsigned long long number = strtoull(text, &end, 10);
+    if (*text < '0' || *text > '9' || *end != '\0' || errno != 0 || number > most)
+        stop("no whole number in its range is behind ", option);
+    return number;
+}
+
+/* The exit code, once all of the output is known to be written. */
+static int finish(int status)
+{
+    if ((fflush(stdout) != 0 || ferror(stdout)) && status == EDGEPT_OK) {
+        fputs("edgept-run: the output cannot be written. Check where it goes, and the disk.\n", stderr);
+        status = EDGEPT_FAILED;
+    }
+    return status;
+}
+
 static void parse(int argc, char **argv, struct arguments *arguments)
 {
     int only_text = 0;
@@ -68,10 +90,10 @@ static void parse(int argc, char **argv, struct arguments *arguments)
             only_text = 1;
         } else if (strcmp(option, "-h") == 0 || strcmp(option, "--help") == 0) {
             fputs(usage, stdout);
-            exit(0);
+            exit(finish(0));
         } else if (strcmp(option, "--version") == 0) {
             printf("edgept-run %s\n", edgept_version());
-            exit(0);
+            exit(finish(0));
         } else if (strcmp(option, "--ids") == 0) {
             arguments->ids = 1;
         } else if (strcmp(option, "--check") == 0) {
@@ -91,19 +113,19 @@ static void parse(int argc, char **argv, struct arguments *arguments)
             else if (strcmp(option, "--provider") == 0)
                 arguments->provider = value;
             else if (strcmp(option, "--threads") == 0)
-                arguments->threads = (int)to_number(option, value);
+                arguments->threads = (int)to_whole(option, value, INT_MAX);
             else if (strcmp(option, "-n") == 0 || strcmp(option, "--max-new-tokens") == 0)
-                generate->max_new_tokens = (size_t)to_number(option, value);
+                generate->max_new_tokens = (size_t)to_whole(option, value, SIZE_MAX);
             else if (strcmp(option, "--temperature") == 0)
                 generate->temperature = to_number(option, value);
             else if (strcmp(option, "--top-k") == 0)
-                generate->top_k = (size_t)to_number(option, value);
+                generate->top_k = (size_t)to_whole(option, value, SIZE_MAX);
             else if (strcmp(option, "--top-p") == 0)
                 generate->top_p = to_number(option, value);
             else if (strcmp(option, "--repetition-penalty") == 0)
                 generate->repetition_penalty = to_number(option, value);
             else if (strcmp(option, "--seed") == 0)
-                generate->seed = (uint64_t)to_number(option, value);
+                generate->seed = to_whole(option, value, UINT64_MAX);
             else
                 stop("unknown option ", option);
         }
@@ -217,7 +239,7 @@ int main(int argc, char **argv)
     struct edgept_bundle_options options = {.threads = arguments.threads, .check_hashes = arguments.check,
                                             .providers = &provider,
                                             .provider_count = arguments.provider != NULL};
-    const char *folder = arguments.bundle == NULL ? "bundle" : arguments.bundle;
+    const char *folder = arguments.bundle == NULL || *arguments.bundle == '\0' ? "bundle" : arguments.bundle;
     enum edgept_status status = edgept_bundle_open(folder, &options, &bundle, &error);
     if (status == EDGEPT_OK && arguments.prompt != NULL)
         status = edgept_prompt_load(bundle, arguments.prompt, &prompt, &error);
@@ -241,5 +263,5 @@ int main(int argc, char **argv)
     edgept_session_free(session);
     edgept_prompt_free(prompt);
     edgept_bundle_free(bundle);
-    return (int)status;
+    return finish((int)status);
 }

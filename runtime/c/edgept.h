@@ -145,10 +145,11 @@ struct edgept_bundle_options {
     const struct edgept_provider *providers; /* best first; CPU is always the last */
     size_t provider_count;
     int check_hashes;     /* 1: every file is compared with edgept.sha256 first */
-    const char *sha256;   /* of edgept.sha256 itself, 64 hex digits, where you have it from elsewhere:
+    const char *sha256;   /* of edgept.sha256 itself, 64 digits 0-9 a-f, where you have it from elsewhere:
                              implies check_hashes; NULL: the folder is its own witness */
-    size_t session_bytes; /* most memory that a session may take for its cache and its buffers;
-                             0: what a request needs */
+    size_t session_bytes; /* most memory that a session may take for its cache and its buffers, the old
+                             and the new cache together while it grows; onnxruntime's own memory and the
+                             tokenizer's are not counted. 0: what a request needs */
 };
 
 /*
@@ -175,7 +176,10 @@ EDGEPT_API double edgept_bundle_load_ms(const struct edgept_bundle *bundle);
 /* A prompt that is resident on one bundle: its keys and values are computed, once. */
 struct edgept_prompt;
 
-/* Read a prompt file, check that it belongs to the bundle, and make it resident. */
+/*
+ * Read a prompt file, check that it belongs to the bundle, and make it resident. That a prompt changes what
+ * the model answers is not checked here; the Python runtime does that when it loads one.
+ */
 EDGEPT_API enum edgept_status edgept_prompt_load(struct edgept_bundle *bundle, const char *path,
                                                  struct edgept_prompt **prompt,
                                                  struct edgept_error *error);
@@ -197,8 +201,8 @@ EDGEPT_API double edgept_prompt_load_ms(const struct edgept_prompt *prompt);
 
 /*
  * Room to work in: a cache, a request's state. It is kept from request to request, so that a request
- * no larger than those before it allocates nothing, and one under the prompt of the request before it
- * copies no keys and values.
+ * no larger than those before it makes the library itself allocate nothing, and one under the prompt of
+ * the request before it copies no keys and values.
  */
 struct edgept_session;
 
@@ -209,8 +213,8 @@ EDGEPT_API enum edgept_status edgept_session_create(const struct edgept_bundle *
 EDGEPT_API void edgept_session_free(struct edgept_session *session);
 
 /*
- * End the session's generation at its next token, or before its next piece of a long text; if none is
- * running, the next one. The one function that another thread may call on a session in use.
+ * End the session's generation at its next token, or its prefill before the next piece of a long text; if
+ * none is running, the next one. The one function that another thread may call on a session in use.
  */
 EDGEPT_API void edgept_session_cancel(struct edgept_session *session);
 
@@ -273,6 +277,8 @@ EDGEPT_API enum edgept_status edgept_session_generate(struct edgept_session *ses
 /*
  * The same by hand: begin a sequence, then take one token after the other.
  * logits: gets vocabulary-many scores of the next token, valid until the session's next call.
+ * A prefill that edgept_session_cancel ended, before the call or during it, is EDGEPT_FAILED: *logits
+ * stays as it was, and there is no sequence for edgept_session_step. Steps are never cancelled.
  */
 EDGEPT_API enum edgept_status edgept_session_prefill(struct edgept_session *session,
                                                      const struct edgept_prompt *prompt,

@@ -3,11 +3,26 @@
 
 #include <stdarg.h>
 #include <stdio.h>
+#include <string.h>
 #include <time.h>
 
 const char *edgept_version(void)
 {
     return EDGEPT_VERSION_STRING;
+}
+
+/* Drop a character that the end of a full buffer has cut apart. */
+static void cut_to_characters(char *text)
+{
+    size_t end = strlen(text), begin = end;
+    while (begin > 0 && end - begin < 3 && ((unsigned char)text[begin - 1] & 0xC0) == 0x80)
+        begin--;
+    if (begin == 0)
+        return;
+    unsigned char first = (unsigned char)text[begin - 1];
+    size_t bytes = first >= 0xF0 ? 4 : first >= 0xE0 ? 3 : first >= 0xC0 ? 2 : 1;
+    if (bytes > 1 && end - begin + 1 < bytes)
+        text[begin - 1] = '\0';
 }
 
 enum edgept_status edgept_fail(struct edgept_error *error, enum edgept_status status,
@@ -19,6 +34,7 @@ enum edgept_status edgept_fail(struct edgept_error *error, enum edgept_status st
         va_start(arguments, format);
         vsnprintf(error->message, sizeof error->message, format, arguments);
         va_end(arguments);
+        cut_to_characters(error->message);
     }
     return status;
 }

@@ -1,4 +1,5 @@
 /* generate.c - the loop: from a request to tokens, one at a time. */
+#include "cache.h"
 #include "error.h"
 #include "rules.h"
 #include "sample.h"
@@ -46,8 +47,19 @@ enum edgept_status edgept_session_prefill(struct edgept_session *session,
                                           const struct edgept_prompt *prompt, const int64_t *ids,
                                           size_t count, const float **logits, struct edgept_error *error)
 {
-    atomic_store(&session->cancelled, false);
-    return begin(session, prompt, ids, count, 0, logits, error);
+    const float *found = NULL;
+    enum edgept_status status = begin(session, prompt, ids, count, 0, &found, error);
+    bool was_cancelled = atomic_exchange(&session->cancelled, false); /* before the call, or during it */
+    if (status == EDGEPT_NO_MEMORY)
+        edgept_cache_release(session);
+    if (status)
+        return status;
+    if (was_cancelled || found == NULL) {
+        session->has_begun = false;
+        return edgept_fail(error, EDGEPT_FAILED, "", "the prefill was cancelled. Call it again to begin anew.");
+    }
+    *logits = found;
+    return EDGEPT_OK;
 }
 
 enum edgept_status edgept_session_step(struct edgept_session *session, int64_t id, const float **logits,
@@ -136,7 +148,9 @@ enum edgept_status edgept_session_generate(struct edgept_session *session,
         options = &defaults;
     size_t most = options->max_new_tokens == 0 ? MAX_NEW_TOKENS : options->max_new_tokens;
     size_t room = room_of(session, prompt, count), longest = most < room + 1 ? most : room + 1;
-    enum edgept_status status = begin(session, prompt, ids, count, longest, &logits, error);
+    enum edgept_status status = edgept_sampler_check(options, error);
+    if (status == EDGEPT_OK)
+        status = begin(session, prompt, ids, count, longest, &logits, error);
     double prefilled = edgept_now_ms();
     session->has_begun = false; /* what follows is not for edgept_session_step */
     if (status == EDGEPT_OK)
@@ -153,6 +167,8 @@ enum edgept_status edgept_session_generate(struct edgept_session *session,
     if (status == EDGEPT_OK && logits != NULL)
         status = loop(session, options, logits, most, room, started, &said, error);
     atomic_store(&session->cancelled, false);
+    if (status == EDGEPT_NO_MEMORY)
+        edgept_cache_release(session);
     if (status)
         return status;
     said.ids = session->tokens.data;

@@ -151,6 +151,7 @@ static enum edgept_status read_names(struct edgept_graph *graph, struct edgept_e
         status = edgept_graph_check(api, api->SessionGetInputCount(graph->session, &inputs), error);
     if (status == EDGEPT_OK)
         status = edgept_graph_check(api, api->SessionGetOutputCount(graph->session, &outputs), error);
+    graph->input_count = inputs;
     for (size_t i = 0; status == EDGEPT_OK && i < inputs; i++) {
         status = edgept_graph_check(api, api->SessionGetInputName(graph->session, i, allocator, &name), error);
         if (status)

@@ -14,6 +14,7 @@ struct edgept_graph {
     OrtRunOptions *run_options;
     const OrtMemoryInfo *memory; /* of this process; the bundle's */
     bool on_host;                /* whether the graph itself runs there, too */
+    size_t input_count;          /* those with a default are not among them */
     bool takes_types;            /* token_type_ids are among the inputs */
     const char *output_name;     /* "logits" or "last_hidden_state"; of other graphs, NULL */
     size_t output_width;         /* at a position, or for a text; 0 where a prompt's head decides it */

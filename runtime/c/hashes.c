@@ -1,7 +1,6 @@
 /* hashes.c - edgept.sha256. */
 #include "hashes.h"
 
-#include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdbool.h>
@@ -69,12 +68,19 @@ static char *read_list(const char *folder, enum edgept_status *status, struct ed
     return list;
 }
 
+/* isalnum of the C locale, whatever the program has set. */
+static bool is_alphanumeric(char character)
+{
+    return (character >= '0' && character <= '9') || (character >= 'A' && character <= 'Z') ||
+           (character >= 'a' && character <= 'z');
+}
+
 static bool is_plain_name(const char *name)
 {
     const char *rest = name;
-    if (!isalnum((unsigned char)*rest))
+    if (!is_alphanumeric(*rest))
         return false;
-    while (isalnum((unsigned char)*rest) || (*rest != '\0' && strchr("._-", *rest) != NULL))
+    while (is_alphanumeric(*rest) || (*rest != '\0' && strchr("._-", *rest) != NULL))
         rest++;
     return *rest == '\0';
 }
@@ -121,6 +127,10 @@ enum edgept_status edgept_hashes_check(const char *folder, const char *sha256,
 {
     enum edgept_status status = EDGEPT_OK;
     char hex[DIGITS + 1];
+    if (sha256 != NULL && (strlen(sha256) != DIGITS || strspn(sha256, "0123456789abcdef") != DIGITS))
+        return edgept_fail(error, EDGEPT_USAGE, "",
+                           "the option sha256 is no SHA-256: it takes 64 digits of 0-9 and a-f, as sha256sum "
+                           "prints them.");
     char *list = read_list(folder, &status, error);
     if (list == NULL)
         return status;

@@ -21,6 +21,8 @@
 #error "tensors are little-endian and read as they are: this machine would need a swap of bytes"
 #endif
 
+_Static_assert(sizeof(size_t) >= 8, "libedgept needs a 64-bit size_t"); /* lengths in a file are */
+
 #define MAX_HEADER_BYTES (64u << 10)
 #define MAX_DEPTH 3 /* file, tensor, shape */
 
@@ -311,6 +313,8 @@ static enum edgept_status read_values(struct edgept_source *source, const struct
                                       struct edgept_tensor *tensor, struct edgept_error *error)
 {
     size_t bytes = (size_t)(entry->end - entry->begin), count = bytes / entry->item_bytes;
+    if (count > SIZE_MAX / sizeof(float))
+        return edgept_no_memory(error, "a prompt's tensor");
     tensor->values = malloc(count * sizeof(float));
     if (tensor->values == NULL)
         return edgept_no_memory(error, "a prompt's tensor");

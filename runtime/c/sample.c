@@ -4,6 +4,7 @@
  */
 #include "sample.h"
 
+#include <float.h>
 #include <math.h>
 #include <string.h>
 
@@ -21,17 +22,18 @@ static bool penalises(const struct edgept_generate_options *options)
     return options->repetition_penalty != 0 && options->repetition_penalty != 1;
 }
 
-static enum edgept_status check(const struct edgept_generate_options *options, struct edgept_error *error)
+enum edgept_status edgept_sampler_check(const struct edgept_generate_options *options,
+                                        struct edgept_error *error)
 {
     double temperature = options->temperature, penalty = options->repetition_penalty;
-    if (!isfinite(temperature) || (temperature != 0 && temperature < MIN_TEMPERATURE))
+    if (!(temperature == 0 || (temperature >= MIN_TEMPERATURE && temperature <= FLT_MAX)))
         return edgept_fail(error, EDGEPT_USAGE, "",
                            "temperature is 0 (greedy) or at least %g, found %g. Values around 0.7 are common.",
                            MIN_TEMPERATURE, temperature);
     if (!(options->top_p >= 0 && options->top_p <= 1))
         return edgept_fail(error, EDGEPT_USAGE, "",
                            "top_p is a probability up to 1, or 0 for off; found %g.", options->top_p);
-    if (!isfinite(penalty) || penalty < 0)
+    if (!(penalty == 0 || (penalty >= FLT_MIN && penalty <= FLT_MAX)))
         return edgept_fail(error, EDGEPT_USAGE, "",
                            "repetition_penalty is above 0, or 0 for off; found %g. 1.1 is a mild one.", penalty);
     return EDGEPT_OK;
@@ -43,10 +45,10 @@ enum edgept_status edgept_sampler_begin(struct edgept_session *session,
 {
     struct edgept_sampler *sampler = &session->sampler;
     size_t vocabulary = vocabulary_of(session);
-    enum edgept_status status = check(options, error);
+    enum edgept_status status = EDGEPT_OK;
     sampler->options = options;
     sampler->random = options->seed;
-    if (status == EDGEPT_OK && penalises(options)) {
+    if (penalises(options)) {
         status = edgept_session_room(session, &sampler->seen, vocabulary, 0, error);
         if (status == EDGEPT_OK)
             status = edgept_session_room(session, &sampler->scores, vocabulary * sizeof(float), 0, error);

@@ -4,7 +4,11 @@
 
 #include "session.h"
 
-/* Begin a request whose text is `ids`; the options are borrowed until its end. */
+/* Judge what a caller chose; before anything is run. */
+enum edgept_status edgept_sampler_check(const struct edgept_generate_options *options,
+                                        struct edgept_error *error);
+
+/* Begin a request whose text is `ids`; the options are checked, and borrowed until its end. */
 enum edgept_status edgept_sampler_begin(struct edgept_session *session,
                                         const struct edgept_generate_options *options, const int64_t *ids,
                                         size_t count, struct edgept_error *error);

@@ -18,11 +18,14 @@ enum edgept_status edgept_session_room(struct edgept_session *session, struct ed
     size_t rounded = (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
     if (buffer->bytes >= bytes)
         return EDGEPT_OK;
-    if (session->bytes + rounded - buffer->bytes > session->bundle->session_bytes)
+    size_t beside = session->bytes - (kept > 0 ? 0 : buffer->bytes); /* what is copied is there twice */
+    if (beside > session->bundle->session_bytes || rounded > session->bundle->session_bytes - beside)
         return edgept_fail(error, EDGEPT_NO_MEMORY, "",
                            "the request needs more than the session's limit of %zu bytes. Shorten the text, ask "
                            "for fewer new tokens, or raise session_bytes.",
                            session->bundle->session_bytes);
+    if (kept == 0)
+        edgept_session_drop(session, buffer);
     void *data = aligned_alloc(ALIGNMENT, rounded);
     if (data == NULL)
         return edgept_no_memory(error, "a request");
@@ -52,7 +55,8 @@ enum edgept_status edgept_session_create(const struct edgept_bundle *bundle, str
                                          struct edgept_error *error)
 {
     /* of an encoder-decoder, self-attention and cross-attention */
-    size_t room = (bundle->graph_count == 2 ? 4 : 2) * bundle->facts.layers + OTHER_INPUTS;
+    size_t layers = bundle->facts.prefix_only ? 0 : bundle->facts.layers;
+    size_t room = (bundle->graph_count == 2 ? 4 : 2) * layers + OTHER_INPUTS;
     struct edgept_session *session = calloc(1, sizeof *session);
     if (session == NULL)
         return edgept_no_memory(error, "a session");

@@ -5,6 +5,9 @@
 #include "bundle.h"
 #include "prompt.h"
 
+/* Sizes of buffers are products of facts below 2^31: where size_t is of 32 bits they would wrap. */
+_Static_assert(sizeof(size_t) >= 8, "libedgept needs a 64-bit size_t");
+
 /* Memory that only grows. */
 struct edgept_buffer {
     void *data;
@@ -51,7 +54,7 @@ struct edgept_session {
     double swap_ms;                                     /* of the last request */
 };
 
-/* Make a buffer at least so large; its first `kept` bytes stay. */
+/* Make a buffer at least so large; its first `kept` bytes stay. Without any, a failure may leave it empty. */
 enum edgept_status edgept_session_room(struct edgept_session *session, struct edgept_buffer *buffer,
                                        size_t bytes, size_t kept, struct edgept_error *error);
 

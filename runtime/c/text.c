@@ -120,6 +120,7 @@ struct streaming {
     struct edgept_session *session;
     const struct edgept_generate_options *options;
     enum edgept_text_status status;
+    bool has_ended; /* on_text said so: it is not called again */
 };
 
 static int pass_on(void *user, int64_t token)
@@ -132,7 +133,8 @@ static int pass_on(void *user, int64_t token)
     streaming->status = edgept_text_stream_push(streaming->session->stream, token, &piece, &size);
     if (streaming->status != EDGEPT_TEXT_OK)
         return 1;
-    return ends || (size > 0 && options->on_text(options->user, piece) != 0);
+    streaming->has_ended = size > 0 && options->on_text(options->user, piece) != 0;
+    return ends || streaming->has_ended;
 }
 
 enum edgept_status edgept_session_ask(struct edgept_session *session, const struct edgept_prompt *prompt,
@@ -142,7 +144,7 @@ enum edgept_status edgept_session_ask(struct edgept_session *session, const stru
 {
     double started = edgept_now_ms();
     struct edgept_generate_options chosen = {.max_new_tokens = 0};
-    struct streaming streaming = {session, options, EDGEPT_TEXT_OK};
+    struct streaming streaming = {session, options, EDGEPT_TEXT_OK, false};
     struct edgept_generation made;
     struct edgept_text tokens;
     const char *piece;
@@ -164,7 +166,7 @@ enum edgept_status edgept_session_ask(struct edgept_session *session, const stru
         streaming.status = edgept_text_stream_finish(session->stream, &piece, &size);
     if (status == EDGEPT_OK)
         status = failed(streaming.status, error);
-    if (status == EDGEPT_OK && streams && size > 0)
+    if (status == EDGEPT_OK && streams && !streaming.has_ended && size > 0)
         options->on_text(options->user, piece);
     if (status == EDGEPT_OK)
         status = edgept_session_decode(session, made.ids, made.count, text, error);

@@ -19,6 +19,7 @@
 
 #define MAX_PROMPTS 8
 #define NEW_TOKENS 24 /* of a request; TOKENS in the environment */
+#define GROWING_STEPS 80 /* more than the columns that a cache has at first */
 #define THREADS 4
 
 void *__real_malloc(size_t size);
@@ -148,14 +149,46 @@ static enum edgept_status ask(struct edgept_bundle *bundle, struct edgept_sessio
     return ask_in_text(session, prompt, result, error);
 }
 
-/* Open, load, ask under each prompt, and give everything back. */
-static enum edgept_status whole_program(int count_of, char **paths, struct edgept_error *error)
+/*
+ * Begin a text and step until its cache has grown, where the bundle writes. A step whose allocation fails is
+ * taken again and changes nothing; the status is then of that failure. The result stays 0 where not all ran.
+ */
+static enum edgept_status grow(struct edgept_bundle *bundle, struct edgept_session *session,
+                               struct edgept_prompt *prompt, uint64_t *result, struct edgept_error *error)
+{
+    const char *task = edgept_bundle_task(bundle);
+    enum edgept_status failed = EDGEPT_OK, status;
+    const float *logits = NULL;
+    if (strcmp(task, "text-generation") != 0 && strcmp(task, "text2text-generation") != 0)
+        return EDGEPT_OK;
+    uint64_t found = 1469598103934665603u;
+    status = edgept_session_prefill(session, prompt, text, TEXT, &logits, error);
+    for (int i = 0; status == EDGEPT_OK && i < GROWING_STEPS; i++) {
+        uint32_t bits;
+        status = edgept_session_step(session, text[(size_t)i % TEXT], &logits, error);
+        if (status == EDGEPT_NO_MEMORY && failed == EDGEPT_OK) {
+            failed = status;
+            status = edgept_session_step(session, text[(size_t)i % TEXT], &logits, error);
+        }
+        if (status)
+            return status;
+        memcpy(&bits, logits, sizeof bits);
+        found = (found ^ bits) * 1099511628211u;
+    }
+    if (status == EDGEPT_OK)
+        *result = found;
+    return status ? status : failed;
+}
+
+/* Open, load, ask under each prompt, let a session grow, and give everything back. */
+static enum edgept_status whole_program(int count_of, char **paths, uint64_t *grown, struct edgept_error *error)
 {
     struct edgept_bundle *bundle = NULL;
     struct edgept_prompt *prompts[MAX_PROMPTS] = {NULL};
     struct edgept_session *session = NULL;
     struct edgept_bundle_options options = {.threads = 1, .check_hashes = 1};
     uint64_t result;
+    *grown = 0;
     enum edgept_status status = edgept_bundle_open(paths[0], &options, &bundle, error);
     for (int i = 1; status == EDGEPT_OK && i < count_of; i++)
         status = edgept_prompt_load(bundle, paths[i], &prompts[i], error);
@@ -163,6 +196,12 @@ static enum edgept_status whole_program(int count_of, char **paths, struct edgep
         status = edgept_session_create(bundle, &session, error);
     for (int i = 1; status == EDGEPT_OK && i < count_of; i++)
         status = ask(bundle, session, prompts[i], &result, error);
+    edgept_session_free(session);
+    session = NULL;
+    if (status == EDGEPT_OK)
+        status = edgept_session_create(bundle, &session, error);
+    if (status == EDGEPT_OK)
+        status = grow(bundle, session, prompts[1], grown, error);
     edgept_session_free(session);
     for (int i = 1; i < count_of; i++)
         edgept_prompt_free(prompts[i]);
@@ -177,7 +216,7 @@ static void check_allocations(int count_of, char **paths)
     struct edgept_prompt *prompt = NULL;
     struct edgept_session *session = NULL;
     struct edgept_bundle_options options = {.threads = 1};
-    uint64_t result, again;
+    uint64_t result, again, grown, expected;
     require(edgept_bundle_open(paths[0], &options, &bundle, &error) == EDGEPT_OK, error.message);
     require(edgept_prompt_load(bundle, paths[1], &prompt, &error) == EDGEPT_OK, error.message);
     require(edgept_session_create(bundle, &session, &error) == EDGEPT_OK, error.message);
@@ -196,13 +235,15 @@ static void check_allocations(int count_of, char **paths)
     require(after_warm_up == 0, "the library allocates after warm-up");
 
     long failed = 0;
+    require(whole_program(count_of, paths, &expected, &error) == EDGEPT_OK, error.message);
     for (long number = 1;; number++) {
         atomic_store(&allocations, 0);
         atomic_store(&fail_at, number);
         memset(&error, 0, sizeof error);
-        enum edgept_status status = whole_program(count_of, paths, &error);
+        enum edgept_status status = whole_program(count_of, paths, &grown, &error);
         atomic_store(&fail_at, 0);
         require(atomic_load(&live) == 0, "memory is lost where an allocation fails");
+        require(grown == 0 || grown == expected, "a step that is taken again has another result");
         if (atomic_load(&allocations) < number) {
             require(status == EDGEPT_OK, error.message);
             break;
