@@ -4,6 +4,7 @@ What the C library cannot do exactly as the tokenizers library is refused here, 
 exists gives the same ids and the same text.
 """
 
+import itertools
 import json
 import struct
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,6 +29,7 @@ _KEY_WORD, _KEY_CONTINUES, _KEY_ADDED, _KEY_NORMALIZED = range(4)
 _SINGLE_WORD, _LEFT, _RIGHT, _IGNORED = 1, 2, 4, 8
 _MAX_LENGTH = 0xFFFFFF  # of a token, in bytes
 _MAX_SPAN = 255  # of what a step puts in
+_MOST_SLOTS = 256  # used ones in a row, in a hash table
 _POST_PROCESSORS = ("TemplateProcessing", "BertProcessing", "RobertaProcessing", "ByteLevel")
 
 
@@ -61,17 +63,34 @@ def _hash_key(kind: int, key: bytes) -> int:
 
 
 def _slots(hashes: Sequence[int]) -> list[int]:
-    """A hash table of entries, at most half full."""
+    """A hash table of entries, at most half full, without long runs of used slots."""
     count = 1
     while count < 2 * len(hashes):
         count *= 2
-    slots = [0] * (count if hashes else 1)
-    for entry, value in enumerate(hashes):
-        slot = value % count
-        while slots[slot] != 0:
-            slot = (slot + 1) % count
-        slots[slot] = entry + 1
-    return slots
+    while True:
+        slots = [0] * count
+        for entry, value in enumerate(hashes):
+            slot = value % count
+            while slots[slot] != 0:
+                slot = (slot + 1) % count
+            slots[slot] = entry + 1
+        if _longest_run(slots) <= _MOST_SLOTS:
+            return slots
+        count *= 2
+        if count > 64 * len(hashes):
+            raise ExportError(
+                f"more than {_MOST_SLOTS} of the tokenizer's tokens or merges share a hash; the C library "
+                "looks through no more. Use the Python runtime for this model."
+            )
+
+
+def _longest_run(slots: Sequence[int]) -> int:
+    """Most used slots in a row, from the last to the first slot, too."""
+    longest = run = 0
+    for entry in itertools.chain(slots, slots):
+        run = run + 1 if entry else 0
+        longest = max(longest, run)
+    return longest
 
 
 def _pack(numbers: Iterable[int]) -> bytes:

@@ -220,6 +220,28 @@ def test_prefill_that_is_cancelled(kind: str, pair_of: Callable[..., Pair]) -> N
     np.testing.assert_array_equal(model.prefill(IDS, prompt), expected)
 
 
+def test_on_text_that_ends_is_not_called_again(pair_of: Callable[..., Pair]) -> None:
+    import ctypes
+
+    from tests.c_library import CGenerateOptions, CGeneration
+
+    model = pair_of("llama", "fp32").c
+    pieces: list[bytes] = []
+
+    def end(_: int | None, piece: bytes) -> int:
+        pieces.append(piece)
+        return 1
+
+    callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_char_p)(end)
+    options = CGenerateOptions(on_text=ctypes.cast(callback, ctypes.c_void_p), max_new_tokens=40)
+    text, made = ctypes.c_char_p(), CGeneration()
+    chosen = ctypes.byref(options)
+    model.call("session_ask", model.session, None, b"where is it", chosen, ctypes.byref(text), made)
+    assert len(pieces) == 1
+    assert made.count < 40
+    assert (text.value or b"").startswith(pieces[0])
+
+
 def test_sampling_draws_from_the_same_distribution(pair_of: Callable[..., Pair]) -> None:
     """Frequencies of first tokens against the Python sampler's probabilities, within four deviations."""
     from edgept.runtime.sampling import Sampler, Sampling

@@ -21,7 +21,7 @@ from benchmarks.tokenizers import compare, drawn, main, special_texts, trained
 from edgept.errors import ExportError
 from edgept.export.exporter import _save_table
 from edgept.export.tokenizer_characters import _observed, regex_class
-from edgept.export.tokenizer_table import TABLE_NAME, compile_tokenizer
+from edgept.export.tokenizer_table import TABLE_NAME, _longest_run, _slots, compile_tokenizer
 from edgept.runtime.text import Tokenizer
 from tests.conftest import shared
 
@@ -247,6 +247,43 @@ def test_flipped_bytes_never_crash(load: Load, kind: str) -> None:
     assert refused > 0
     assert used > 0
     assert refused + used == 300
+
+
+@pytest.mark.parametrize("number", [8, 9, 10])
+def test_longest_keys_are_checked(load: Load, number: int) -> None:
+    """A table that says more or less than it holds would cost time at every place of a text."""
+    for by in (1, -1, 1 << 20):
+        changed = bytearray(table("llama2"))
+        place = struct.unpack_from("<I", changed, 16)[0] + 4 * number
+        longest = struct.unpack_from("<I", changed, place)[0]
+        struct.pack_into("<I", changed, place, longest + by & 0xFFFFFFFF)
+        with pytest.raises(RefusedError, match="malformed"):
+            load(bytes(changed))
+
+
+@pytest.mark.parametrize(("kind", "section"), [("bert-uncased", 5), ("gpt2", 7)])
+def test_long_runs_of_slots_are_refused(load: Load, kind: str, section: int) -> None:
+    """One empty slot ends every search, but not soon."""
+    changed = bytearray(table(kind))
+    offset, size = struct.unpack_from("<2I", changed, 16 + 8 * section)
+    slots = list(struct.unpack_from(f"<{size // 4}I", changed, offset))
+    assert len(slots) > 512
+    middle = len(slots) // 2  # the run goes on from the last slot to the first
+    struct.pack_into(f"<{len(slots)}I", changed, offset, *(slot or 1 for slot in slots))
+    struct.pack_into("<I", changed, offset + 4 * middle, 0)
+    with pytest.raises(RefusedError, match="malformed"):
+        load(bytes(changed))
+
+
+def test_hash_tables_have_no_long_runs() -> None:
+    """Hashes that lie side by side get a larger table; equal ones cannot be kept apart."""
+    slots = _slots([value + value % 2 * 1024 for value in range(300)])
+    assert len(slots) == 2048
+    assert _longest_run(slots) <= 256
+    assert sorted(slot for slot in slots if slot) == [*range(1, 301)]
+    assert _slots([]) == [0]
+    with pytest.raises(ExportError, match="share a hash"):
+        _slots([7] * 300)
 
 
 def _decoded(c: CTokenizer, ids: list[int]) -> None:

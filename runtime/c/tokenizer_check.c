@@ -3,7 +3,7 @@
 
 #include <string.h>
 
-enum { HEADER_BYTES = 16 + 19 * 8, SETTINGS = 16, BLOCKS = 0x110000 / 128 };
+enum { HEADER_BYTES = 16 + 19 * 8, SETTINGS = 16, BLOCKS = 0x110000 / 128, MOST_SLOTS = 256 };
 enum section { S_SETTINGS, S_TEXT, S_TOKENS, S_FIRST_TOKENS, S_KEYS, S_KEY_SLOTS, S_MERGES,
                S_MERGE_SLOTS, S_BYTES, S_ADDED, S_NORMALIZER, S_PRETOKENIZER, S_PROGRAMS, S_BLOCKS,
                S_KINDS, S_RECORDS, S_SPANS, S_COMPOSITIONS, S_TEMPLATES };
@@ -48,21 +48,22 @@ static int is_character(uint32_t character)
     return character < 0x110000 && (character < 0xD800 || character > 0xDFFF);
 }
 
-/* Slots of a hash table: a power of two, in range, one of them empty so that a search ends. */
+/* Slots of a hash table: a power of two, in range, with an empty one soon behind each, so that a search ends. */
 static int check_slots(struct text_section slots, uint32_t count)
 {
-    uint32_t slot, empty = 0;
+    uint32_t slot, run = 0, round;
 
     if (slots.count == 0 || (slots.count & (slots.count - 1)) != 0)
         return 0;
-    for (slot = 0; slot < slots.count; slot++) {
-        uint32_t entry = text_entry(slots, slot, 1, 0);
+    for (round = 0; round < 2; round++) /* a run may go on from the last slot to the first */
+        for (slot = 0; slot < slots.count; slot++) {
+            uint32_t entry = text_entry(slots, slot, 1, 0);
 
-        if (entry > count)
-            return 0;
-        empty += entry == 0;
-    }
-    return empty > 0;
+            run = entry == 0 ? 0 : run + 1;
+            if (entry > count || run > MOST_SLOTS)
+                return 0;
+        }
+    return run < slots.count;
 }
 
 static int check_settings(struct edgept_tokenizer *tokenizer, struct text_section settings)
@@ -119,7 +120,7 @@ static int check_tokens(const struct edgept_tokenizer *tokenizer)
 
 static int check_keys(struct edgept_tokenizer *tokenizer)
 {
-    uint32_t entry;
+    uint32_t entry, longest[3] = {0, 0, 0};
 
     for (entry = 0; entry < tokenizer->keys.count; entry++) {
         uint32_t offset = text_entry(tokenizer->keys, entry, 3, 0);
@@ -129,16 +130,19 @@ static int check_keys(struct edgept_tokenizer *tokenizer)
 
         length &= 0xFFFFFF;
         if (kind > TEXT_KEY_NORMALIZED || length == 0 || !spans_text(tokenizer, offset, length) ||
-            length > tokenizer->longest[added ? kind - 1 : 0] ||
             value >= (added ? tokenizer->added.count : tokenizer->size))
             return 0;
+        if (longest[added ? kind - 1 : 0] < length)
+            longest[added ? kind - 1 : 0] = length;
         if (added)
             tokenizer->added_starts[kind - TEXT_KEY_ADDED][tokenizer->text[offset]] = 1;
         /* an added token cuts a text: it has to be whole characters */
         if (added && !is_utf8(text_span_of(tokenizer, offset, length)))
             return 0;
     }
-    return check_slots(tokenizer->key_slots, tokenizer->keys.count);
+    /* a search takes as many steps as these say */
+    return memcmp(longest, tokenizer->longest, sizeof longest) == 0 &&
+           check_slots(tokenizer->key_slots, tokenizer->keys.count);
 }
 
 static int check_merges(const struct edgept_tokenizer *tokenizer)
