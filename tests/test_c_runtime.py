@@ -223,7 +223,7 @@ def test_prefill_that_is_cancelled(kind: str, pair_of: Callable[..., Pair]) -> N
 def test_on_text_that_ends_is_not_called_again(pair_of: Callable[..., Pair]) -> None:
     import ctypes
 
-    from tests.c_library import CGenerateOptions, CGeneration
+    from edgept.runtime.c_library import ON_TEXT, CGenerateOptions, CGeneration
 
     model = pair_of("llama", "fp32").c
     pieces: list[bytes] = []
@@ -232,8 +232,7 @@ def test_on_text_that_ends_is_not_called_again(pair_of: Callable[..., Pair]) -> 
         pieces.append(piece)
         return 1
 
-    callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_char_p)(end)
-    options = CGenerateOptions(on_text=ctypes.cast(callback, ctypes.c_void_p), max_new_tokens=40)
+    options = CGenerateOptions(on_text=ON_TEXT(end), max_new_tokens=40)
     text, made = ctypes.c_char_p(), CGeneration()
     chosen = ctypes.byref(options)
     model.call("session_ask", model.session, None, b"where is it", chosen, ctypes.byref(text), made)
