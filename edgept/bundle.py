@@ -21,6 +21,7 @@ __all__ = [
     "HASHES_NAME",
     "MANIFEST_NAME",
     "SEQ2SEQ_TASK",
+    "TABLE_NAME",
     "WEIGHTS_ENDING",
     "BundleFile",
     "KVGeometry",
@@ -37,6 +38,8 @@ MANIFEST_NAME = "edgept.json"
 # The hash of every other file, the manifest's too, as sha256sum writes and checks them: for the C library.
 HASHES_NAME = "edgept.sha256"
 GRAPH_NAME = "model.onnx"
+# The tokenizer as the C library reads it.
+TABLE_NAME = "tokenizer.bin"
 # An encoder-decoder's two graphs; each has weights of its own.
 ENCODER_NAME, DECODER_NAME = "encoder.onnx", "decoder.onnx"
 # A graph's weights are in the file of its name with this behind it.
@@ -49,7 +52,7 @@ _MAX_MANIFEST_BYTES = 1 << 20
 # Read by a runtime where they are there, so a file of these names that nobody exported is refused.
 _OPTIONAL_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"),
-    "tokenizer.bin",  # the C library's
+    TABLE_NAME,
 )
 
 

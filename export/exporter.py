@@ -20,6 +20,7 @@ from edgept.atomic import atomic_folder
 from edgept.bundle import (
     HASHES_NAME,
     MANIFEST_NAME,
+    TABLE_NAME,
     WEIGHTS_ENDING,
     BundleFile,
     KVGeometry,
@@ -53,7 +54,7 @@ from edgept.export.quantize import quantize_weights
 from edgept.export.seq2seq_exporter import export_seq2seq, probe_seq2seq_kv
 from edgept.export.source import ModelSource, find_model, load_frozen
 from edgept.export.tally import Parity
-from edgept.export.tokenizer_table import TABLE_NAME, compile_tokenizer
+from edgept.export.tokenizer_table import compile_tokenizer
 from edgept.export.torch_exporter import export_decoder, probe_kv
 from edgept.export.weights import PRECISIONS, WeightFormat
 from edgept.runtime.model import load

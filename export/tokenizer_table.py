@@ -16,9 +16,7 @@ from edgept.export.tokenizer_decoder import as_bytes, byte_alphabet, decode_toke
 from edgept.export.tokenizer_steps import Steps
 from edgept.runtime.text import Tokenizer
 
-__all__ = ["TABLE_NAME", "compile_tokenizer"]
-
-TABLE_NAME = "tokenizer.bin"
+__all__ = ["compile_tokenizer"]
 
 _MAGIC, _VERSION, _SECTIONS = b"edgeptTB", 1, 19
 _NONE = 0xFFFFFFFF

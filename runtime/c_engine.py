@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Unpack
 import numpy as np
 import numpy.typing as npt
 
-from edgept.bundle import SEQ2SEQ_TASK, Manifest, read_manifest
+from edgept.bundle import SEQ2SEQ_TASK, TABLE_NAME, Manifest, read_manifest
 from edgept.errors import EdgeptError, UsageError
 from edgept.latency import Latency
 from edgept.prompt import Prompt
@@ -37,7 +37,7 @@ from edgept.runtime.c_library import (
     load_c_library,
 )
 from edgept.runtime.c_prompt import CPrompt, load_prompt, to_path
-from edgept.runtime.c_request import TABLE_NAME, lacks, to_options, to_text, to_tokens
+from edgept.runtime.c_request import lacks, to_options, to_text, to_tokens
 from edgept.runtime.c_stream import CStream, Run
 from edgept.runtime.calls import refuse
 from edgept.runtime.classifier import Classification

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from edgept.bundle import Manifest
+from edgept.bundle import TABLE_NAME, Manifest
 from edgept.errors import UsageError
 from edgept.runtime.c_library import CGenerateOptions, CHandle, CText, call
 from edgept.runtime.content import Content, compose
@@ -20,7 +20,6 @@ from edgept.runtime.reading import OF_PAIRS
 
 __all__ = ["Tokens", "lacks", "to_options", "to_text", "to_tokens"]
 
-TABLE_NAME = "tokenizer.bin"
 # More tokens or candidates than any model has: larger numbers would not fit into C's.
 _MANY = 1 << 31
 

@@ -18,10 +18,11 @@ from benchmarks.c_tokenizer import CTokenizer, RefusedError, build, compiler
 from benchmarks.tokenizer_kinds import KINDS
 from benchmarks.tokenizer_texts import PHRASES, lines, real_lines
 from benchmarks.tokenizers import compare, drawn, main, special_texts, trained
+from edgept.bundle import TABLE_NAME
 from edgept.errors import ExportError
 from edgept.export.exporter import _save_table
 from edgept.export.tokenizer_characters import _observed, regex_class
-from edgept.export.tokenizer_table import TABLE_NAME, _longest_run, _slots, compile_tokenizer
+from edgept.export.tokenizer_table import _longest_run, _slots, compile_tokenizer
 from edgept.runtime.text import Tokenizer
 from tests.conftest import shared
 

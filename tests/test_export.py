@@ -11,10 +11,10 @@ import onnx_ir as ir
 import pytest
 
 import edgept
-from edgept.bundle import check_files, read_manifest
+from edgept.bundle import TABLE_NAME, check_files, read_manifest
 from edgept.errors import ExportError, UsageError
 from edgept.export import export_model, verify_bundle
-from edgept.export.tokenizer_table import TABLE_NAME, compile_tokenizer
+from edgept.export.tokenizer_table import compile_tokenizer
 from edgept.runtime.text import Tokenizer
 from tests.conftest import VOCABULARY, shared, tiny_model
 
