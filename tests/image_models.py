@@ -48,7 +48,7 @@ def save_image_model(kind: str, folder: Path, labels: tuple[str, ...] = ()) -> N
 
     tiny_image_model(kind, labels).save_pretrained(folder)
     square = {"height": SIDE, "width": SIDE}
-    cropped = {"size": {"shortest_edge": SIDE + 6}, "crop_size": square}
+    cropped: dict[str, Any] = {"size": {"shortest_edge": SIDE + 6}, "crop_size": square}
     processors = {
         "vit": t.ViTImageProcessorPil(size=square),
         "deit": t.DeiTImageProcessorPil(

@@ -133,7 +133,8 @@ def test_segments_are_those_of_pytorch(model: edgept.Model, bundle: Path, deep: 
     clear = (top[0] - top[1] > 1e-3).numpy()
     assert clear.mean() > 0.99
     assert np.array_equal(found.classes[clear], wide.argmax(0).numpy()[clear])
-    assert (found.classes.shape, found.classes.dtype) == ((40, 56), np.uint16)
+    assert found.classes.shape == (40, 56)
+    assert found.classes.dtype == np.uint16
     assert sum(found.shares) == pytest.approx(1)
     assert found.shares[0] == pytest.approx((found.classes == 0).mean())
     close(found.probabilities, torch.from_numpy(patches).softmax(-1))
@@ -242,11 +243,14 @@ def test_a_batch_of_mixed_tasks_gives_what_each_gives_alone(model: edgept.Model)
 def test_pictures_under_prompts_of_one_shape_share_a_run(
     model: edgept.Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runs = []
+    runs: list[list[str]] = []
     run = model._graph.run
-    monkeypatch.setattr(
-        model._graph, "run", lambda feeds, fetches: (runs.append([*fetches]), run(feeds, fetches))
-    )
+
+    def counted(feeds: Any, fetches: Any) -> None:
+        runs.append([*fetches])
+        run(feeds, fetches)
+
+    monkeypatch.setattr(model._graph, "run", counted)
     one, two = (model.load_prompt(make_prompt(seed=seed, classes=seed + 2)) for seed in (0, 1))
     three = model.load_prompt(make_prompt(DETECTS, seed=2))
     runs.clear()
