@@ -218,7 +218,9 @@ class Vision:
         pixels = np.empty(shape, self._graph.float_type)
         sizes = []
         for row, sight in enumerate(rows):
-            picture = read_picture(sight.picture)
+            # else the one before is seen under another prompt
+            if row == 0 or sight.picture is not rows[row - 1].picture:
+                picture = read_picture(sight.picture)
             pixels[row] = self._preprocessor(picture, whole=sight.task in _WHOLE)
             sizes.append(picture.size)
         return pixels, sizes
