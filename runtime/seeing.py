@@ -14,7 +14,7 @@ from edgept.runtime.segmenter import Segmentation, to_segmentation
 from edgept.runtime.vision import CLASSIFIES, DETECTS, EMBEDS, SEGMENTS, Seen, Sight, Vision
 
 if TYPE_CHECKING:
-    from edgept.bundle import Manifest
+    from edgept.bundle import ImageGeometry, Manifest
     from edgept.pictures import Picture
     from edgept.runtime.forward import Forward
     from edgept.runtime.generator import Generator
@@ -127,7 +127,7 @@ class SeeingModel:
         prompt: LoadedPrompt | None = None,
         threshold: float = _THRESHOLD,
     ) -> Detections:
-        """Find things in a picture, with a box around each; at most one for each virtual token.
+        """Find things in a picture, with a box around each; at most one for each virtual token, or patch.
 
         Args:
             picture: as in `see`; all of it is looked at.
@@ -176,7 +176,7 @@ class SeeingModel:
 
     def _detect(self, requests: Iterable[Look], call: str, threshold: float) -> list[Detections]:
         least = check_threshold(threshold)
-        return self._look(requests, call, DETECTS, lambda _, seen: to_detections(seen, least))
+        return self._look(requests, call, DETECTS, lambda _, seen: self._to_detections(seen, least))
 
     def _embed_images(self, requests: Iterable[Look], call: str) -> list[Embedding]:
         return self._look(requests, call, EMBEDS, lambda _, seen: self._to_embedding(seen))
@@ -189,14 +189,23 @@ class SeeingModel:
                 return to_image_classification(seen)
             if sight.task == SEGMENTS:
                 return self._to_segmentation(seen)
-            return to_detections(seen, least) if sight.task == DETECTS else self._to_embedding(seen)
+            if sight.task == DETECTS:
+                return self._to_detections(seen, least)
+            return self._to_embedding(seen)
 
         return self._look(requests, call, None, finish)
 
     def _to_segmentation(self, seen: Seen) -> Segmentation:
+        return to_segmentation(seen, self._geometry.grid)
+
+    def _to_detections(self, seen: Seen, threshold: float) -> Detections:
+        return to_detections(seen, threshold, self._geometry.detects)
+
+    @property
+    def _geometry(self) -> "ImageGeometry":
         if self.manifest.image is None:
             raise AssertionError("what is run looks at pictures")
-        return to_segmentation(seen, self.manifest.image.grid)
+        return self.manifest.image
 
     def _to_embedding(self, seen: Seen) -> Embedding:
         return to_image_embedding(seen, normalize=self.manifest.normalize)

@@ -268,10 +268,10 @@ def _pieces(sights: Sequence[Sight]) -> Iterator[list[int]]:
         table, head = sight.table, sight.head
         key = None if table is None else table.shape[:2], head is None
         # the graph computes one kind of boxes a run; who needs none goes with any
-        boxes = (
-            b"" if head is None or sight.task != DETECTS else head.tensors["box.weight"].tobytes()
+        tensors = {} if head is None or sight.task != DETECTS else head.tensors
+        boxes = b"".join(
+            tensors[name].tobytes() for name in ("box.weight", "box.bias") if name in tensors
         )
-        boxes += b"" if not boxes or head is None else head.tensors["box.bias"].tobytes()
         groups.setdefault(key, {}).setdefault(boxes, []).append(index)
     for by_boxes in groups.values():
         plain = by_boxes.pop(b"", [])

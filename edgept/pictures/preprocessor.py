@@ -26,7 +26,6 @@ _MAX_BYTES = 1 << 20
 _MAX_SIDE = 1 << 14
 
 _IMAGENET_STANDARD = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
-_IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
 _OPENAI_CLIP = {
     "image_mean": [0.48145466, 0.4578275, 0.40821073],
     "image_std": [0.26862954, 0.26130258, 0.27577711],
@@ -71,6 +70,12 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
         "default_to_square": False,
         "resample": 3,
         **_IMAGENET_STANDARD,
+    },
+    "OwlViT": {
+        "size": {"height": 768, "width": 768},
+        "resample": 3,
+        "crop_size": {"height": 768, "width": 768},
+        **_OPENAI_CLIP,
     },
 }
 # Settings that change no pixel here: pictures come as RGB, one by one, and the rest is about tensors.
