@@ -1,6 +1,6 @@
 """Object detection: each virtual token finds one thing, or nothing (YOLOS, Fang et al. 2021).
 
-In models that were trained to find what a text names, each patch does (OWL-ViT, Minderer et al. 2022).
+Of a model that was trained to find what a text names (OWL-ViT, Minderer et al. 2022), each patch does.
 """
 
 from dataclasses import dataclass
@@ -22,8 +22,8 @@ class Detection:
 
     Attributes:
         label: what it is.
-        score: probability of that label, at most one with those of the others and of "no object"; of a
-            model whose patches find things, whether they are that, whatever else they are.
+        score: probability of that label; "no object" takes its share. Where patches find things, each
+            label has a probability of its own.
         box: left, top, right and bottom in pixels of the picture, inside it.
     """
 
@@ -66,33 +66,32 @@ def check_threshold(threshold: object) -> float:
     return float(threshold)
 
 
-def to_detections(seen: Seen, threshold: float, finders: str) -> Detections:
+def to_detections(seen: Seen, threshold: float, detects: str) -> Detections:
     """The things whose label is at least as probable as a threshold, from logits and boxes.
 
     Args:
         seen: of the whole picture.
         threshold: least score.
-        finders: what finds things, `ImageGeometry.detects`: "tokens", the virtual ones, of whose classes
-            and "no object" one is true; "patches", for each of whose classes the model says whether it is.
+        detects: what finds them, "tokens" or "patches", as in ImageGeometry.
     """
-    patches = 1 + seen.virtual_tokens
-    places = slice(1, patches) if finders == "tokens" else slice(patches, None)
-    logits = seen.values["logits"][places]  # (finders, classes)
-    if finders == "tokens":
+    first_patch = 1 + seen.virtual_tokens
+    tokens = slice(1, first_patch) if detects == "tokens" else slice(first_patch, None)
+    logits = seen.values["logits"][tokens]  # (virtual tokens or patches, classes)
+    if detects == "tokens":
         nothing = np.zeros((len(logits), 1), np.float32)  # the logit of "no object"
         scores = softmax(np.concatenate([logits, nothing], axis=1))[:, :-1]
     else:
-        scores = softmax(np.stack([logits, np.zeros_like(logits)], axis=-1))[..., 0]
+        scores = softmax(np.stack([logits, np.zeros_like(logits)], axis=-1))[..., 0]  # sigmoid
     classes = scores.argmax(axis=1)
-    boxes = _in_pixels(seen.values["boxes"][places], seen.size)
+    boxes = _in_pixels(seen.values["boxes"][tokens], seen.size)
     best = scores.max(axis=1)
     order = [
-        place for place in np.argsort(-best, kind="stable").tolist() if best[place] >= threshold
+        token for token in np.argsort(-best, kind="stable").tolist() if best[token] >= threshold
     ]
     return Detections(
         found=tuple(
-            Detection(seen.labels[classes[place]], float(best[place]), tuple(boxes[place].tolist()))
-            for place in order
+            Detection(seen.labels[classes[token]], float(best[token]), tuple(boxes[token].tolist()))
+            for token in order
         ),
         labels=seen.labels,
         threshold=threshold,

@@ -54,6 +54,7 @@ _NEEDED = {
     SEQ2SEQ_TASK: ("kv", "decoding"),
     CLASSIFIES: ("image", "head_size"),
     EMBEDS: ("image", "head_size"),
+    "zero-shot-object-detection": ("image", "head_size"),
 }
 
 

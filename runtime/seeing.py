@@ -1,8 +1,11 @@
 """The calls on a model that looks at a picture in one forward pass: classify, segment, detect, embed."""
 
 import time
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+
+import numpy as np
+import numpy.typing as npt
 
 from edgept.errors import UsageError
 from edgept.runtime.calls import refuse
@@ -127,7 +130,10 @@ class SeeingModel:
         prompt: LoadedPrompt | None = None,
         threshold: float = _THRESHOLD,
     ) -> Detections:
-        """Find things in a picture, with a box around each; at most one for each virtual token, or patch.
+        """Find things in a picture, with a box around each; at most one for each virtual token.
+
+        Of a model that finds what a text names, the prompt says what is looked for, and each patch may
+        find one thing.
 
         Args:
             picture: as in `see`; all of it is looked at.
@@ -167,6 +173,44 @@ class SeeingModel:
             (requests, head_size) of them.
         """
         return self._embed_images(requests, "embed_image_batch")
+
+    def image_outputs(
+        self, pixel_values: npt.NDArray[Any], prompts: Sequence[LoadedPrompt | None]
+    ) -> dict[str, npt.NDArray[np.float32]]:
+        """What the graph gives, for pictures that are numbers already.
+
+        Args:
+            pixel_values: (pictures, 3, height, width), normalised.
+            prompts: one a picture, with equally many layers of rows and equally many rows; or all None.
+
+        Returns:
+            logits (pictures, 1 + P + N, classes), those of several heads side by side; boxes (pictures,
+            1 + P + N, 4), centre x, centre y, width and height as shares of the picture; features
+            (pictures, 1 + P + N, head_size). The first position is the picture's own, P are virtual
+            tokens, N patches row by row.
+
+        Raises:
+            UsageError: the bundle is no image model's, or pictures or prompts do not go together.
+        """
+        runner, image = self._runner, self.manifest.image
+        if not isinstance(runner, Vision) or image is None:
+            refuse("image_outputs", self.manifest.task)
+        shape = (len(prompts), 3, image.height, image.width)
+        if np.shape(pixel_values) != shape:
+            raise UsageError(
+                f"pixel_values has shape {np.shape(pixel_values)}, expected {shape}: a picture for each "
+                "prompt, as the bundle's preprocessor makes it."
+            )
+        kinds = {
+            None if prompt is None or prompt.rows is None else prompt.rows.shape[:2]
+            for prompt in prompts
+        }
+        if len(kinds) > 1:
+            raise UsageError(
+                f"prompts with {' and '.join(map(str, sorted(kinds, key=str)))} (layers, virtual tokens) "
+                "cannot be run together. Run them one after the other."
+            )
+        return runner.outputs(np.asarray(pixel_values), prompts)
 
     def _classify_images(self, requests: Iterable[Look], call: str) -> list[ImageClassification]:
         return self._look(requests, call, CLASSIFIES, lambda _, seen: to_image_classification(seen))
@@ -247,7 +291,8 @@ class SeeingModel:
                 )
             return Sight(picture, prompt, task or prompt.prompt.task)
         has_head = bool(self.manifest.labels)
-        task = task or (CLASSIFIES if has_head else EMBEDS)
+        looks_for = self._geometry.detects == "patches"
+        task = task or (CLASSIFIES if has_head else DETECTS if looks_for else EMBEDS)
         if task in (SEGMENTS, DETECTS) or (task == CLASSIFIES and not has_head):
             what = "classes" if task == CLASSIFIES else task
             raise UsageError(

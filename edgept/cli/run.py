@@ -33,11 +33,12 @@ _SAYS = {
     "feature-extraction": "makes vectors of texts",
     "image-classification": "looks at pictures",
     "image-feature-extraction": "looks at pictures",
+    "zero-shot-object-detection": "looks for things in pictures",
 }
 _ANSWERS, _EMBEDS = "question-answering", "feature-extraction"
 _REWRITES = "text2text-generation"
 _WRITES = ("text-generation", _REWRITES)
-_LOOKS = ("image-classification", "image-feature-extraction")
+_LOOKS = ("image-classification", "image-feature-extraction", "zero-shot-object-detection")
 _CUTS = ("text-classification", "token-classification", _EMBEDS)
 # Options that not every task has, by their name in Python, and the tasks that do.
 _OPTIONS = {
@@ -243,7 +244,7 @@ def run(
     model = load(bundle, threads=threads, providers=providers or None, max_length=max_length)
     task = model.manifest.task
     _refuse_options(context, task)
-    looks = task in _LOOKS
+    looks = model.manifest.image is not None
     if len(inputs) > 1 and not looks:
         raise click.UsageError(
             f"this bundle {_SAYS[task]}; {len(inputs)} arguments were given, expected one TEXT. Put it in "
