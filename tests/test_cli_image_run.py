@@ -220,7 +220,7 @@ def test_options_of_pictures_are_refused_on_a_model_of_text(
     for option in (["--save", tmp_path / "seen"], ["--threshold", "0.1"]):
         result = edgept_main("run", "-b", llama, *option, "hello")
         assert result.exit_code == 2
-        assert f"this bundle generates text; {option[0]} is for" in result.stderr
+        assert f"this bundle generates text; {option[0]} is for pictures" in result.stderr
     result = edgept_main("run", "-b", llama, "hello", "world")
     assert result.exit_code == 2
     assert "2 arguments were given, expected one TEXT" in result.stderr

@@ -406,8 +406,9 @@ def _refuse_options(context: click.Context, task: str) -> None:
             continue
         if context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT:
             option = next(item for item in context.command.params if item.name == name)
+            for_what = "pictures" if tasks is _LOOKS else " and ".join(tasks)
             raise click.UsageError(
-                f"this bundle {_SAYS[task]}; {max(option.opts, key=len)} is for {' and '.join(tasks)}."
+                f"this bundle {_SAYS[task]}; {max(option.opts, key=len)} is for {for_what}."
             )
 
 
