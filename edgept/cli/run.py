@@ -172,7 +172,11 @@ _OPTIONS = {
     metavar="DIR",
     help="Folder for pictures with boxes, segments or labels drawn on them.",
 )
-@click.option("--npy", type=click.Path(path_type=Path), help="File for vectors, as numpy reads it.")
+@click.option(
+    "--npy",
+    type=click.Path(path_type=Path),
+    help="File for vectors, as numpy reads it; not a number where a picture cannot be read.",
+)
 @click.option("--force", is_flag=True, help="Replace the files of --npy and --save.")
 @click.option("--threads", type=click.IntRange(min=1), help="[default: every core]")
 @click.option(
@@ -301,7 +305,7 @@ def run(
     if looks:
         output = Output(as_json, save, npy is not None, force, several=len(loaded) > 1)
         look(model, pictures, answers, options, output)
-        if npy is not None and output.kept:
+        if npy is not None and len(output.failed) < len(pictures):
             _write_vectors(npy, output.kept, force=force)
         if output.failed:
             if len(pictures) > 1:
@@ -392,7 +396,10 @@ def _write_vectors(path: Path, vectors: list[Any], *, force: bool) -> None:
 
     if not vectors:
         raise click.UsageError("there is no text to make a vector of.")
-    array = np.array(vectors, np.float32)
+    found = next(len(vector.vector) for vector in vectors if vector is not None)
+    # a picture that could not be read keeps its row, so that row i is of picture i
+    lacking = np.full(found, np.nan, np.float32)
+    array = np.array([lacking if vector is None else vector for vector in vectors], np.float32)
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
     write_bytes(path, buffer.getvalue(), overwrite=force)

@@ -240,8 +240,11 @@ class Preprocessor:
         pixels = np.asarray(picture)  # (height, width, 3) uint8
         if not whole and self._crop is not None:
             pixels = _crop_center(pixels, self.height, self.width)
-        # one look-up a pixel: 256 levels take few values
-        return np.stack([levels[pixels[..., c]] for c, levels in enumerate(self._levels)])
+        values = np.empty((3, self.height, self.width), np.float32)
+        for channel, levels in enumerate(self._levels):
+            # a level is never outside its table, so "clip" only saves the check
+            np.take(levels, pixels[..., channel], out=values[channel], mode="clip")
+        return values
 
     def _resized(self, picture: Image.Image) -> Image.Image:
         if self._size is None:
