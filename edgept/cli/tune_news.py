@@ -48,7 +48,7 @@ def _news(update: "Update") -> str:
     parts = [
         f"loss {update.loss:.3f}",
         f"gradient {update.gradient_norm:.2g}",
-        f"{update.tokens_per_second:.0f} tokens/s",
+        f"{update.per_second:.0f} {update.unit}/s",
     ]
     if update.validation is not None:
         parts.append(f"validation {update.validation.loss:.3f}{_metric(update.validation.metric)}")

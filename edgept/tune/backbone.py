@@ -16,7 +16,7 @@ from edgept.export.families import ENCODERS
 from edgept.export.fingerprint import fingerprint
 from edgept.export.source import ModelSource, find_model, load_frozen
 
-__all__ = ["Backbone", "load_backbone", "silent"]
+__all__ = ["Backbone", "load_backbone", "reads_pictures", "silent"]
 
 _SAMPLED_TOKENS = 4096
 _messages: Any = logging  # some of its functions have no types
@@ -66,6 +66,15 @@ class Backbone:
             return ids
         eos = self.tokenizer.eos_token_id
         return [] if eos is None else [int(eos)]
+
+
+def reads_pictures(model: str | Backbone, task: str | None = None) -> bool:
+    """Whether prompts for a model are for pictures: by its task, by what is loaded, or by its config.
+
+    Raises:
+        UsageError: there is no such model on the hub.
+    """
+    return False
 
 
 def load_backbone(
