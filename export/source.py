@@ -11,6 +11,7 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
+    AutoModelForImageClassification,
     AutoModelForQuestionAnswering,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
@@ -25,7 +26,7 @@ from transformers.models.auto.modeling_auto import (
 
 from edgept.bundle import SEQ2SEQ_TASK
 from edgept.errors import ExportError, UsageError
-from edgept.export.families import ENCODERS, SEQ2SEQ
+from edgept.export.families import ENCODERS, SEQ2SEQ, VISION, EncoderFamily, VisionFamily
 from edgept.export.heads import find_layers
 
 __all__ = ["SUPPORTED_TASKS", "ModelSource", "find_model", "load_frozen"]
@@ -38,9 +39,12 @@ _AUTO_CLASSES: dict[str, Any] = {
     "question-answering": AutoModelForQuestionAnswering,
     "feature-extraction": AutoModel,
     SEQ2SEQ_TASK: AutoModelForSeq2SeqLM,
+    "image-classification": AutoModelForImageClassification,
+    "image-feature-extraction": AutoModel,
 }
 SUPPORTED_TASKS = tuple(_AUTO_CLASSES)
 _DECODER_TASKS = ("text-generation", "text-classification")
+_IMAGE_TASKS = ("image-classification", "image-feature-extraction")
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,11 @@ class ModelSource:
     def is_encoder(self) -> bool:
         """Whether the model is an encoder, which reads a text as a whole and keeps no cache."""
         return self.config.model_type in ENCODERS
+
+    @property
+    def is_image(self) -> bool:
+        """Whether the model reads pictures."""
+        return self.config.model_type in VISION
 
     @property
     def is_seq2seq(self) -> bool:
@@ -147,7 +156,22 @@ def _download(hub_id: str) -> Path:
     return folder
 
 
+def _find_image_task(config: Any, architecture: str, task: str | None) -> str:
+    """That of a picture's own head where the model has one; prompts are free in what they make of it."""
+    classifies = architecture in VISION[config.model_type].heads
+    found = "image-classification" if classifies else "image-feature-extraction"
+    wanted = "image-feature-extraction" if task == "feature-extraction" else task or found
+    if wanted not in _IMAGE_TASKS or (wanted == "image-classification" and not classifies):
+        raise UsageError(
+            f"{architecture} is an image model, which is exported for {found}, found --task {task}. What a "
+            "prompt makes of it (classes, segments, boxes) the prompt says: leave --task out."
+        )
+    return wanted
+
+
 def _find_task(config: Any, architecture: str, task: str | None) -> str:
+    if config.model_type in VISION:
+        return _find_image_task(config, architecture, task)
     if task is not None:
         task = TasksManager.map_from_synonym(task).removesuffix("-with-past")
     else:
@@ -230,9 +254,14 @@ def load_frozen(source: ModelSource, dtype: torch.dtype = torch.float32) -> Any:
     Raises:
         ExportError: the weights cannot be loaded, or some are missing from the checkpoint.
     """
-    family = ENCODERS.get(source.config.model_type)
+    model_type = source.config.model_type
+    family = ENCODERS.get(model_type)
     options: dict[str, Any] = {}
-    if source.task == "feature-extraction" and family is not None and family.has_pooler:
+    bare: EncoderFamily | VisionFamily | None
+    bare = VISION.get(model_type) if source.task == "image-feature-extraction" else None
+    if source.task == "feature-extraction":
+        bare = family
+    if bare is not None and bare.has_pooler:
         options["add_pooling_layer"] = False
     try:
         loaded: Any = _AUTO_CLASSES[source.task].from_pretrained(
