@@ -85,14 +85,15 @@ class TextCourse:
     @contextmanager
     def opened(self) -> Iterator[dict[str, Any]]:
         """With the bundle's weights in the model, and any head."""
-        with bundle_weights(self._backbone.model, self.weights) as replaced, keep_head(self._backbone):
+        with (
+            bundle_weights(self._backbone.model, self.weights) as replaced,
+            keep_head(self._backbone),
+        ):
             yield trained_against(self.weights, replaced)
 
     def learner(self, job: Job) -> TextLearner:
-        """peft's model, with the prompt to begin from."""
-        adapted = adapt(
-            job.backbone, job.settings, job.examples, len(self.tasks), len(job.labels)
-        )
+        """The model under peft, with the prompt to begin from."""
+        adapted = adapt(job.backbone, job.settings, job.examples, len(self.tasks), len(job.labels))
         if self._start is not None:
             put_start(adapted, self._start)
         return TextLearner(job, adapted)

@@ -249,9 +249,7 @@ def _run(
     first = learner.export()
     _check_storable(_prompts(job, places, course.tasks, first))
     optimizer, schedule = make_optimizer(learner.module, job)
-    state = (
-        State() if content is None else restore(content, learner.module, optimizer, schedule)
-    )
+    state = State() if content is None else restore(content, learner.module, optimizer, schedule)
     if job.held_out and not job.labels:
         report(Update(state.step, job.steps, "validating without a prompt"))
     baseline = course.baseline(job)

@@ -59,9 +59,7 @@ def average_precision(
     return {"ap": float(values.mean()), "ap50": float(values[:, 0].mean())}
 
 
-def _of_class(
-    found: Sequence[Found], right: Sequence[Found], label: int, overlap: float
-) -> float:
+def _of_class(found: Sequence[Found], right: Sequence[Found], label: int, overlap: float) -> float:
     scores: list[float] = []
     hits: list[bool] = []
     objects = 0
@@ -74,11 +72,11 @@ def _of_class(
         chosen = chosen[np.argsort(-made.scores[chosen], kind="stable")]
         shares = _iou(made.boxes[chosen], targets)  # (detections, objects)
         is_free = np.ones(len(targets), dtype=bool)
-        for at, share in zip(chosen, shares, strict=True):
+        for at, row in zip(chosen, shares, strict=True):
             scores.append(float(made.scores[at]))
-            share = np.where(is_free, share, -1.0)
-            best = int(share.argmax()) if len(share) else -1
-            is_hit = best >= 0 and share[best] >= overlap
+            free = np.where(is_free, row, -1.0)  # (objects,)
+            best = int(free.argmax()) if len(free) else -1
+            is_hit = best >= 0 and bool(free[best] >= overlap)
             hits.append(is_hit)
             if is_hit:
                 is_free[best] = False

@@ -107,7 +107,9 @@ def _row(
         at = f"{name}, annotation {annotation.get('id')}"
         label = names.get(_whole(annotation.get("category_id")))
         if label is None:
-            problems.append(f"{at} is of the category {annotation.get('category_id')!r:.40}, not listed")
+            problems.append(
+                f"{at} is of the category {annotation.get('category_id')!r:.40}, not listed"
+            )
         elif masks:
             shape = _shape(annotation.get("segmentation"), label, size)
             if isinstance(shape, str):

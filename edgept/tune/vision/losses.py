@@ -14,9 +14,7 @@ __all__ = ["detection_loss", "segmentation_loss", "upsample", "with_no_object"]
 _NO_OBJECT_WEIGHT, _L1_WEIGHT, _GIOU_WEIGHT = 0.1, 5.0, 2.0  # as DETR has them
 
 
-def upsample(
-    logits: torch.Tensor, grid: tuple[int, int], size: tuple[int, int]
-) -> torch.Tensor:
+def upsample(logits: torch.Tensor, grid: tuple[int, int], size: tuple[int, int]) -> torch.Tensor:
     """Logits of patches as those of pixels, bilinearly between the patches' centres.
 
     Args:

@@ -16,7 +16,9 @@ __all__ = ["read_mask", "read_mask_file"]
 _MODES = ("1", "L", "P")  # a number for each pixel
 
 
-def read_mask(row: PictureRow, labels: Sequence[str], size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+def read_mask(
+    row: PictureRow, labels: Sequence[str], size: tuple[int, int]
+) -> npt.NDArray[np.uint8]:
     """The mask of a row, (height, width): class indices, and 255 where nothing is learnt.
 
     Args:

@@ -50,7 +50,9 @@ def area_under_curve(scores: Scores, is_right: npt.NDArray[np.bool_]) -> float:
     return float((ranks[is_right].sum() - right * (right + 1) / 2) / (right * wrong))
 
 
-def confusion(found: Indices, masks: Indices, num_labels: int, ignored: int) -> npt.NDArray[np.int64]:
+def confusion(
+    found: Indices, masks: Indices, num_labels: int, ignored: int
+) -> npt.NDArray[np.int64]:
     """Pixels by what is right and what was found, (labels, labels); those of the class `ignored` left out."""
     counted = masks != ignored
     pairs = masks[counted].astype(np.int64) * num_labels + found[counted]

@@ -100,9 +100,13 @@ class Store:
         """The class of each pixel of the picture itself, (its height, its width)."""
         return read_mask(self.rows[index], self.labels, self.sizes[index])
 
-    def _target(self, row: PictureRow, size: tuple[int, int], input_size: tuple[int, int]) -> Target:
+    def _target(
+        self, row: PictureRow, size: tuple[int, int], input_size: tuple[int, int]
+    ) -> Target:
         label = self.labels.index(row.label) if row.label else 0
-        classes = torch.tensor([self.labels.index(box.label) for box in row.boxes], dtype=torch.int64)
+        classes = torch.tensor(
+            [self.labels.index(box.label) for box in row.boxes], dtype=torch.int64
+        )
         corners = torch.tensor([box.corners for box in row.boxes]).reshape(-1, 4)
         corners = corners / torch.tensor([*size, *size])  # (objects, 4), shares of the picture
         boxes = torch.cat(
