@@ -14,6 +14,8 @@ Code organization:
     matching.py      which virtual token finds which object
     losses.py        what is made small
     metrics.py       accuracy, AUC, mean IoU; average_precision.py COCO's AP
+    validation.py    loss and metric of held-out pictures
     learner.py       loss and validation for the loop
+    device_check.py  the same pictures on an exported bundle
     course.py        all of this as one run
 """

@@ -72,7 +72,7 @@ def _of_class(found: Sequence[Found], right: Sequence[Found], label: int, overla
         chosen = chosen[np.argsort(-made.scores[chosen], kind="stable")]
         shares = _iou(made.boxes[chosen], targets)  # (detections, objects)
         is_free = np.ones(len(targets), dtype=bool)
-        for at, row in zip(chosen, shares, strict=True):
+        for at, row in zip(chosen.tolist(), shares, strict=True):
             scores.append(float(made.scores[at]))
             free = np.where(is_free, row, -1.0)  # (objects,)
             best = int(free.argmax()) if len(free) else -1

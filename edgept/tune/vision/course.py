@@ -21,6 +21,7 @@ from edgept.tune.settings import Settings
 from edgept.tune.start import check_start, start_labels
 from edgept.tune.text_course import trained_against
 from edgept.tune.vision.data import TASK_OF_KIND, read_picture_training
+from edgept.tune.vision.device_check import measure_pictures
 from edgept.tune.vision.learner import PictureLearner, read_features
 from edgept.tune.vision.picture_labels import picture_labels
 from edgept.tune.vision.rows import PictureData, malformed
@@ -147,8 +148,6 @@ class PictureCourse:
         """The held-out pictures on the bundle."""
         if self._where is None or state.best_validation is None:
             return None
-        from edgept.tune.vision.device_check import measure_pictures
-
         before = None if self._start is None else first[0]
         return measure_pictures(self._where, prompts[0], job, state.best_validation, before)
 

@@ -6,10 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from edgept.errors import UsageError
+from edgept.pictures.finding import ENDINGS
 
-__all__ = ["ENDINGS", "digest", "is_picture", "pictures_under"]
-
-ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+__all__ = ["digest", "is_picture", "pictures_under"]
 
 
 def is_picture(path: Path) -> bool:

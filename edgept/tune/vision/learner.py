@@ -4,18 +4,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch.nn import functional
 
 from edgept.tune.evaluate import Validation
 from edgept.tune.job import Job
-from edgept.tune.vision.average_precision import Found, average_precision
-from edgept.tune.vision.losses import detection_loss, segmentation_loss, upsample, with_no_object
-from edgept.tune.vision.matching import box_corners
-from edgept.tune.vision.metrics import classification_metric, confusion, mean_iou
+from edgept.tune.vision.losses import detection_loss, segmentation_loss
 from edgept.tune.vision.rows import IGNORED
 from edgept.tune.vision.store import Store, Target
+from edgept.tune.vision.validation import Outputs, masks_of, score_pictures
 from edgept.tune.vision.visual_prompt import VisualPrompt
 
 __all__ = ["PictureLearner", "read_features"]
@@ -75,7 +72,7 @@ class PictureLearner:
     def weigh(self, batch: _Batch) -> int:
         """Pictures, or the pixels that are learnt from: each counts the same, however they are divided."""
         if self.job.picture_task == "image-segmentation":
-            return max(1, int((_masks(batch) != IGNORED).sum()))
+            return max(1, int((masks_of(batch.targets) != IGNORED).sum()))
         return len(batch.targets)
 
     def count(self, batch: _Batch) -> int:
@@ -89,71 +86,27 @@ class PictureLearner:
         if self.job.picture_task == "image-classification":
             return functional.cross_entropy(logits[:, 0], self._classes(batch))
         if self.job.picture_task == "image-segmentation":
-            return segmentation_loss(logits, self._grid, _masks(batch).to(logits.device))
+            return segmentation_loss(logits, self._grid, masks_of(batch.targets).to(logits.device))
         return detection_loss(logits, self.module.boxes(features), batch.targets)
 
     def validate(self, step: int) -> Validation:
         """Loss over the held-out pictures, and the task's metric."""
-        measure = {
-            "image-classification": self._classify,
-            "image-segmentation": self._segment,
-            "object-detection": self._detect,
-        }[self.job.task]
         with torch.no_grad():
-            loss, metric = measure()
-        return Validation(step, loss, metric)
+            return Validation(step, *score_pictures(self.job, self._outputs()))
 
     def export(self) -> list[dict[str, Any]]:
         """Prompt, head and box layer."""
         return [self.module.tensors()]
 
-    def _classify(self) -> tuple[float, dict[str, float]]:
-        logits, classes = [], []
-        for _, batch in self._held_out():
-            logits.append(self.module.head(self._read(batch))[:, 0].cpu())
-            classes += [target.label for target in batch.targets]
-        found, right = torch.cat(logits), torch.tensor(classes)
-        metric = classification_metric(found.softmax(dim=1).numpy(), right.numpy())
-        return float(functional.cross_entropy(found, right)), metric
-
-    def _segment(self) -> tuple[float, dict[str, float]]:
-        store, num_labels = self.job.held_out, len(self.job.labels)
-        table = np.zeros((num_labels, num_labels), dtype=np.int64)
-        total, pixels = 0.0, 0
-        for rows, batch in self._held_out():
-            logits = self.module.head(self._read(batch))  # (pictures, patches, labels)
-            count = self.weigh(batch)
-            masks = _masks(batch).to(logits.device)
-            total += float(segmentation_loss(logits, self._grid, masks)) * count
-            pixels += count
-            for row, own in zip(rows, logits, strict=True):
-                mask = store.mask(row)  # of the picture itself, as the device answers
-                size = (mask.shape[0], mask.shape[1])
-                found = upsample(own[None], self._grid, size)[0].argmax(dim=0)
-                table += confusion(found.cpu().numpy(), mask, num_labels, IGNORED)
-        return total / pixels, mean_iou(table)
-
-    def _detect(self) -> tuple[float, dict[str, float]]:
-        made: list[Found] = []
-        right: list[Found] = []
-        total = 0.0
-        for _, batch in self._held_out():
-            features = self._read(batch)
-            logits, boxes = self.module.head(features), self.module.boxes(features)
-            total += float(detection_loss(logits, boxes, batch.targets)) * len(batch.targets)
-            scores, classes = with_no_object(logits).softmax(dim=-1)[..., :-1].max(dim=-1)
-            corners = box_corners(boxes).clamp(0, 1)  # (pictures, tokens, 4)
-            for index, target in enumerate(batch.targets):
-                own = (corners[index], classes[index], scores[index])
-                made.append(Found(*(tensor.cpu().numpy() for tensor in own)))
-                right.append(Found(box_corners(target.boxes).numpy(), target.classes.numpy()))
-        return total / len(right), average_precision(made, right, len(self.job.labels))
-
-    def _held_out(self) -> Iterator[tuple[list[int], _Batch]]:
+    def _outputs(self) -> Iterator[Outputs]:
+        """Of all held-out pictures."""
         size = self.job.settings.batch_size
         for begin in range(0, len(self.job.held_out), size):
             rows = [*range(begin, min(begin + size, len(self.job.held_out)))]
-            yield rows, self._batch(self.job.held_out, rows)
+            batch = self._batch(self.job.held_out, rows)
+            features = self._read(batch)
+            boxes = None if self.module.box is None else self.module.boxes(features)
+            yield rows, batch.targets, self.module.head(features), boxes
 
     def _batch(self, store: Store, rows: Sequence[int]) -> _Batch:
         entries = [store[row] for row in rows]
@@ -212,11 +165,6 @@ def read_features(job: Job, pixels: torch.Tensor, rows: torch.Tensor | None) -> 
         "image-segmentation": features[:, 1 + count :],
         "object-detection": features[:, 1 : 1 + count],
     }[job.task]
-
-
-def _masks(batch: _Batch) -> torch.Tensor:
-    """(pictures, height, width) int64."""
-    return torch.stack([target.mask for target in batch.targets if target.mask is not None]).long()
 
 
 def _mirrored(target: Target) -> Target:

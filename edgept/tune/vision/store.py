@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from edgept.errors import EdgeptError, InvalidFileError
+from edgept.pictures import read_picture
 from edgept.tune.vision.masks import read_mask
 from edgept.tune.vision.rows import PictureData, PictureRow, malformed
 
@@ -133,12 +134,10 @@ def open_store(
     Raises:
         InvalidFileError: pictures cannot be read, or do not match what the data say; each is named.
     """
-    from edgept.pictures import read_picture
-
     store = Store(
         data.rows,
         labels,
-        lambda row: read_picture(row.picture),
+        lambda row: read_picture(row.picture, name="it"),
         lambda picture: preprocessor(picture, whole=whole),
     )
     if problems := store.check():
