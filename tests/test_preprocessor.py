@@ -10,8 +10,9 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
+from edgept.bundle import PREPROCESSOR_NAME
 from edgept.errors import InvalidFileError, UsageError
-from edgept.pictures import PREPROCESSOR_NAME, Preprocessor, preprocessor, read_picture
+from edgept.pictures import Preprocessor, preprocessor, read_picture
 
 FAMILIES = ("ViT", "DeiT", "Beit", "Bit", "CLIP", "Siglip")
 # (height, width)

@@ -7,7 +7,7 @@ Code organization:
     drawing.py        boxes and masks on a picture
 """
 
-from edgept.pictures.preprocessor import PREPROCESSOR_NAME, Preprocessor
+from edgept.pictures.preprocessor import Preprocessor
 from edgept.pictures.reading import MAX_PIXELS, Picture, read_picture
 
-__all__ = ["MAX_PIXELS", "PREPROCESSOR_NAME", "Picture", "Preprocessor", "read_picture"]
+__all__ = ["MAX_PIXELS", "Picture", "Preprocessor", "read_picture"]

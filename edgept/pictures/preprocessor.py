@@ -16,12 +16,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from edgept.bundle import PREPROCESSOR_NAME
 from edgept.errors import InvalidFileError, UsageError
 from edgept.pictures.reading import MAX_PIXELS
 
-__all__ = ["PREPROCESSOR_NAME", "Preprocessor"]
+__all__ = ["Preprocessor"]
 
-PREPROCESSOR_NAME = "preprocessor_config.json"
 _MAX_BYTES = 1 << 20
 _MAX_SIDE = 1 << 14
 
