@@ -18,7 +18,7 @@ from edgept.export.encoder_exporter import padding_id
 from edgept.export.families import ENCODERS, VISION
 from edgept.export.fingerprint import fingerprint
 from edgept.export.source import ModelSource, find_model, load_frozen
-from edgept.tune.settings import PICTURE_TASKS, TEXT_TASKS
+from edgept.tune.settings import PICTURE_TASKS
 
 __all__ = ["Backbone", "load_backbone", "reads_pictures", "silent"]
 
@@ -76,17 +76,14 @@ class Backbone:
         return [] if eos is None else [int(eos)]
 
 
-def reads_pictures(model: str | Backbone, task: str | None = None) -> bool:
-    """Whether prompts for a model are for pictures: by its task, by what is loaded, or by its config.
+def reads_pictures(model: str | Backbone) -> bool:
+    """Whether a model is one for pictures, by its configuration.
 
     Args:
         model: local transformers folder, hub id, or a loaded model.
-        task: that is asked for, if any.
     """
     if isinstance(model, Backbone):
         return model.vision is not None
-    if task in PICTURE_TASKS or task in TEXT_TASKS:
-        return task in PICTURE_TASKS
     try:
         if Path(model).exists():
             config = json.loads((Path(model) / "config.json").read_text(encoding="utf-8"))
@@ -105,6 +102,7 @@ def load_backbone(
         model: local transformers folder or hub id.
         task: text-generation, text2text-generation or text-classification; None or "auto" is the one
             that the model was saved for, and text-classification for an encoder, which cannot generate.
+            An image model is loaded for all of its tasks.
         precision: fp32, bf16, or auto: bf16 on a GPU that has it, else fp32.
         device: cpu, cuda, or auto.
 
@@ -119,7 +117,7 @@ def load_backbone(
     if precision == "auto":
         has_bf16 = device == "cuda" and torch.cuda.is_bf16_supported()
         precision = "bf16" if has_bf16 else "fp32"
-    source = _find(model, None if task == "auto" else task)
+    source = _find(model, None if task in ("auto", *PICTURE_TASKS) else task)
     if source.is_image:
         return _load_vision(source, precision, device)
     with silent():

@@ -206,11 +206,6 @@ class Settings:
         object.__setattr__(self, "labels", tuple(self.labels))  # a list, from YAML
         self.initial()
 
-    @property
-    def is_for_pictures(self) -> bool:
-        """Whether the method is for pictures alone."""
-        return self.method in PICTURE_METHODS
-
     def for_pictures(self) -> "Settings":
         """The settings as an image model takes them: prompt tuning is that of every layer.
 

@@ -22,7 +22,7 @@ from edgept.tune.held_out import read_training, task_names
 from edgept.tune.job import Job, make_job
 from edgept.tune.labels import label_names, majority
 from edgept.tune.methods import adapt
-from edgept.tune.settings import Settings
+from edgept.tune.settings import PICTURE_METHODS, PICTURE_TASKS, Settings
 from edgept.tune.start import check_start, put_start, start_labels
 from edgept.tune.text_learner import TextLearner
 
@@ -131,10 +131,12 @@ class TextCourse:
 def _check_settings(settings: Settings) -> None:
     """Refuse what is for pictures alone."""
     for option, is_given in (
-        (f"--method {settings.method}", settings.is_for_pictures),
+        (f"--method {settings.method}", settings.method in PICTURE_METHODS),
+        (f"--task {settings.task}", settings.task in PICTURE_TASKS),
         ("--projection", settings.projection is not None),
         ("--flip", settings.flip),
         ("--labels", bool(settings.labels)),
+        ("--image-column", settings.columns.image != Settings().columns.image),
     ):
         if is_given:
             raise UsageError(

@@ -95,7 +95,7 @@ def tune(
         raise UsageError("an evaluation file and an evaluation split are both given; give one.")
     if bundle is not None and evaluation is None and settings.eval_split is None:
         raise UsageError("a bundle is compared on held-out rows. Give --eval or --eval-split, too.")
-    sees = reads_pictures(model, settings.task)
+    sees = reads_pictures(model)
     if sees:
         settings = settings.for_pictures()
     start = read_start(settings)

@@ -85,8 +85,8 @@ def _of_class(found: Sequence[Found], right: Sequence[Found], label: int, overla
     recall = right_so_far / objects
     precision = right_so_far / np.arange(1, len(order) + 1)
     precision = np.maximum.accumulate(precision[::-1])[::-1]  # never rises with recall
-    at = np.searchsorted(recall, _RECALLS, side="left")
-    return float(np.append(precision, 0.0)[np.minimum(at, len(precision))].mean())
+    places = np.searchsorted(recall, _RECALLS, side="left")
+    return float(np.append(precision, 0.0)[np.minimum(places, len(precision))].mean())
 
 
 def _iou(left: Array, right: Array) -> Array:

@@ -67,8 +67,8 @@ class PictureCourse:
 
     def settle(self, backbone: Backbone, bundle: str | os.PathLike[str] | None) -> None:
         """Check the prompt to begin from, and the bundle."""
-        self._labels = start_labels(self._start, self._labels)
         check_start(self._start, backbone, self._task)
+        self._labels = start_labels(self._start, self._labels)
         if self._start is not None and self.settings.projection is not None:
             raise UsageError(
                 "a projection is folded into the prompt file, so a run that begins from one learns the rows "
@@ -211,4 +211,4 @@ def _put_start(module: VisualPrompt, start: Prompt) -> None:
                 "another --init."
             )
         with torch.no_grad():
-            place.copy_(torch.from_numpy(np.ascontiguousarray(array)))
+            place.copy_(torch.tensor(array))
