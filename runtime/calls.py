@@ -17,7 +17,10 @@ CALLS = {
     "feature-extraction": "model.embed or model.embed_batch",
     "image-classification": _LOOKS,
     "image-feature-extraction": _LOOKS,
+    "zero-shot-object-detection": "model.detect or model.detect_batch",
 }
+
+_OF_IMAGES = ("image-classification", "image-feature-extraction", "zero-shot-object-detection")
 
 
 def refuse(call: str, task: str) -> NoReturn:
@@ -27,6 +30,6 @@ def refuse(call: str, task: str) -> NoReturn:
         UsageError: always.
     """
     remedy = "or export the model for another task (edgept export --task)"
-    if task.startswith("image-"):
+    if task in _OF_IMAGES:
         remedy = "or load the bundle of a model of text"
     raise UsageError(f"model.{call} on a bundle for {task}. Call {CALLS[task]}, {remedy}.")

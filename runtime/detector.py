@@ -1,4 +1,7 @@
-"""Object detection: each virtual token finds one thing, or nothing (YOLOS, Fang et al. 2021)."""
+"""Object detection: each virtual token finds one thing, or nothing (YOLOS, Fang et al. 2021).
+
+Of a model that was trained to find what a text names (OWL-ViT, Minderer et al. 2022), each patch does.
+"""
 
 from dataclasses import dataclass
 
@@ -19,7 +22,8 @@ class Detection:
 
     Attributes:
         label: what it is.
-        score: probability of that label; "no object" takes its share.
+        score: probability of that label; "no object" takes its share. Where patches find things, each
+            label has a probability of its own.
         box: left, top, right and bottom in pixels of the picture, inside it.
     """
 
@@ -62,17 +66,22 @@ def check_threshold(threshold: object) -> float:
     return float(threshold)
 
 
-def to_detections(seen: Seen, threshold: float) -> Detections:
-    """The things whose label is at least as probable as a threshold, from logits and boxes of the prompt.
+def to_detections(seen: Seen, threshold: float, detects: str) -> Detections:
+    """The things whose label is at least as probable as a threshold, from logits and boxes.
 
     Args:
         seen: of the whole picture.
         threshold: least score.
+        detects: what finds them, "tokens" or "patches", as in ImageGeometry.
     """
-    tokens = slice(1, 1 + seen.virtual_tokens)
-    logits = seen.values["logits"][tokens]  # (virtual tokens, classes)
-    nothing = np.zeros((len(logits), 1), np.float32)  # the logit of "no object"
-    scores = softmax(np.concatenate([logits, nothing], axis=1))[:, :-1]
+    first_patch = 1 + seen.virtual_tokens
+    tokens = slice(1, first_patch) if detects == "tokens" else slice(first_patch, None)
+    logits = seen.values["logits"][tokens]  # (virtual tokens or patches, classes)
+    if detects == "tokens":
+        nothing = np.zeros((len(logits), 1), np.float32)  # the logit of "no object"
+        scores = softmax(np.concatenate([logits, nothing], axis=1))[:, :-1]
+    else:
+        scores = 1 / (1 + np.exp(-logits.astype(np.float64)))
     classes = scores.argmax(axis=1)
     boxes = _in_pixels(seen.values["boxes"][tokens], seen.size)
     best = scores.max(axis=1)

@@ -54,6 +54,7 @@ _NEEDED = {
     SEQ2SEQ_TASK: ("kv", "decoding"),
     CLASSIFIES: ("image", "head_size"),
     EMBEDS: ("image", "head_size"),
+    "zero-shot-object-detection": ("image", "head_size"),
 }
 
 
@@ -92,7 +93,7 @@ def load(
         bundle: its folder; None takes $EDGEPT_BUNDLE, then ./bundle.
         threads: threads that compute one operator; None takes every core this process may use.
         providers: onnxruntime execution providers, best first; None takes the bundle's own.
-        max_length: longest sequence in tokens, virtual and new ones included; None takes the
+        max_length: of texts, longest sequence in tokens, virtual and new ones included; None takes the
             model's. Memory is reserved per request for what it needs, not for this.
         check_hashes: compare every file with its SHA-256 in the manifest first (about a second
             for a gigabyte). Without it, the graph is still checked for what it may refer to.
@@ -167,6 +168,10 @@ class Model(ReadingModel, SeeingModel):
                 )
         if check_hashes:
             check_files(bundle, manifest, weights=False)
+        if manifest.image is not None and max_length is not None:
+            raise UsageError(
+                "max_length is for texts; a picture's patches are as many as they are."
+            )
         self.max_length = manifest.max_positions if max_length is None else max_length
         if not 1 <= self.max_length <= manifest.max_positions:
             raise UsageError(

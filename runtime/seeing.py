@@ -1,8 +1,11 @@
 """The calls on a model that looks at a picture in one forward pass: classify, segment, detect, embed."""
 
 import time
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+
+import numpy as np
+import numpy.typing as npt
 
 from edgept.errors import UsageError
 from edgept.runtime.calls import refuse
@@ -129,6 +132,9 @@ class SeeingModel:
     ) -> Detections:
         """Find things in a picture, with a box around each; at most one for each virtual token.
 
+        Of a model that finds what a text names, the prompt says what is looked for, and each patch may
+        find one thing.
+
         Args:
             picture: as in `see`; all of it is looked at.
             prompt: for object detection.
@@ -168,6 +174,44 @@ class SeeingModel:
         """
         return self._embed_images(requests, "embed_image_batch")
 
+    def image_outputs(
+        self, pixel_values: npt.NDArray[Any], prompts: Sequence[LoadedPrompt | None]
+    ) -> dict[str, npt.NDArray[np.float32]]:
+        """What the graph gives, for pictures that are numbers already.
+
+        Args:
+            pixel_values: (pictures, 3, height, width), normalised.
+            prompts: one a picture, with equally many layers of rows and equally many rows; or all None.
+
+        Returns:
+            logits (pictures, 1 + P + N, classes), those of several heads side by side; boxes (pictures,
+            1 + P + N, 4), centre x, centre y, width and height as shares of the picture; features
+            (pictures, 1 + P + N, head_size). The first position is the picture's own, P are virtual
+            tokens, N patches row by row.
+
+        Raises:
+            UsageError: the bundle is no image model's, or pictures or prompts do not go together.
+        """
+        runner, image = self._runner, self.manifest.image
+        if not isinstance(runner, Vision) or image is None:
+            refuse("image_outputs", self.manifest.task)
+        shape = (len(prompts), 3, image.height, image.width)
+        if np.shape(pixel_values) != shape:
+            raise UsageError(
+                f"pixel_values has shape {np.shape(pixel_values)}, expected {shape}: a picture for each "
+                "prompt, as the bundle's preprocessor makes it."
+            )
+        kinds = {
+            None if prompt is None or prompt.rows is None else prompt.rows.shape[:2]
+            for prompt in prompts
+        }
+        if len(kinds) > 1:
+            raise UsageError(
+                f"prompts with {' and '.join(map(str, sorted(kinds, key=str)))} (layers, virtual tokens) "
+                "cannot be run together. Run them one after the other."
+            )
+        return runner.outputs(np.asarray(pixel_values), prompts)
+
     def _classify_images(self, requests: Iterable[Look], call: str) -> list[ImageClassification]:
         return self._look(requests, call, CLASSIFIES, lambda _, seen: to_image_classification(seen))
 
@@ -176,7 +220,7 @@ class SeeingModel:
 
     def _detect(self, requests: Iterable[Look], call: str, threshold: float) -> list[Detections]:
         least = check_threshold(threshold)
-        return self._look(requests, call, DETECTS, lambda _, seen: to_detections(seen, least))
+        return self._look(requests, call, DETECTS, lambda _, seen: self._to_detections(seen, least))
 
     def _embed_images(self, requests: Iterable[Look], call: str) -> list[Embedding]:
         return self._look(requests, call, EMBEDS, lambda _, seen: self._to_embedding(seen))
@@ -189,7 +233,9 @@ class SeeingModel:
                 return to_image_classification(seen)
             if sight.task == SEGMENTS:
                 return self._to_segmentation(seen)
-            return to_detections(seen, least) if sight.task == DETECTS else self._to_embedding(seen)
+            if sight.task == DETECTS:
+                return self._to_detections(seen, least)
+            return self._to_embedding(seen)
 
         return self._look(requests, call, None, finish)
 
@@ -197,6 +243,11 @@ class SeeingModel:
         if self.manifest.image is None:
             raise AssertionError("what is run looks at pictures")
         return to_segmentation(seen, self.manifest.image.grid)
+
+    def _to_detections(self, seen: Seen, threshold: float) -> Detections:
+        if self.manifest.image is None:
+            raise AssertionError("what is run looks at pictures")
+        return to_detections(seen, threshold, self.manifest.image.detects)
 
     def _to_embedding(self, seen: Seen) -> Embedding:
         return to_image_embedding(seen, normalize=self.manifest.normalize)
@@ -238,7 +289,8 @@ class SeeingModel:
                 )
             return Sight(picture, prompt, task or prompt.prompt.task)
         has_head = bool(self.manifest.labels)
-        task = task or (CLASSIFIES if has_head else EMBEDS)
+        looks_for = self.manifest.image is not None and self.manifest.image.detects == "patches"
+        task = task or (CLASSIFIES if has_head else DETECTS if looks_for else EMBEDS)
         if task in (SEGMENTS, DETECTS) or (task == CLASSIFIES and not has_head):
             what = "classes" if task == CLASSIFIES else task
             raise UsageError(

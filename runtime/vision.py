@@ -119,6 +119,25 @@ class Vision:
         features = found["features"][0].astype(np.float32)  # (1 + P + N, head_size)
         return np.delete(features, range(1, 1 + table.shape[1]), axis=0)
 
+    def outputs(
+        self, pixel_values: npt.NDArray[Any], prompts: Sequence[LoadedPrompt | None]
+    ) -> dict[str, npt.NDArray[np.float32]]:
+        """What the graph gives, for pictures that are numbers already.
+
+        Args:
+            pixel_values: (pictures, 3, height, width), normalised.
+            prompts: one a picture, with equally many layers of rows and equally many rows; or all None.
+
+        Returns:
+            logits (pictures, 1 + P + N, classes), those of all heads side by side; boxes (pictures,
+            1 + P + N, 4), features (pictures, 1 + P + N, head_size).
+        """
+        rows = [Sight("", prompt, CLASSIFIES) for prompt in prompts]
+        feeds, _ = self._swap_in(rows)
+        pixels = pixel_values.astype(self._graph.float_type)
+        found = self._fetch({"pixel_values": pixels, **feeds}, ["logits", "boxes", "features"])
+        return {name: array.astype(np.float32) for name, array in found.items()}
+
     def run(
         self,
         sights: Sequence[Sight],
@@ -199,7 +218,9 @@ class Vision:
         pixels = np.empty(shape, self._graph.float_type)
         sizes = []
         for row, sight in enumerate(rows):
-            picture = read_picture(sight.picture)
+            # else the one before is seen under another prompt
+            if row == 0 or sight.picture is not rows[row - 1].picture:
+                picture = read_picture(sight.picture)
             pixels[row] = self._preprocessor(picture, whole=sight.task in _WHOLE)
             sizes.append(picture.size)
         return pixels, sizes
@@ -266,10 +287,9 @@ def _pieces(sights: Sequence[Sight]) -> Iterator[list[int]]:
         table, head = sight.table, sight.head
         key = None if table is None else table.shape[:2], head is None
         # the graph computes one kind of boxes a run; who needs none goes with any
-        boxes = (
-            b"" if head is None or sight.task != DETECTS else head.tensors["box.weight"].tobytes()
-        )
-        boxes += b"" if not boxes or head is None else head.tensors["box.bias"].tobytes()
+        boxes = b""
+        if head is not None and sight.task == DETECTS and "box.weight" in head.tensors:
+            boxes = b"".join(head.tensors[name].tobytes() for name in ("box.weight", "box.bias"))
         groups.setdefault(key, {}).setdefault(boxes, []).append(index)
     for by_boxes in groups.values():
         plain = by_boxes.pop(b"", [])

@@ -2,13 +2,14 @@
 
 import colorsys
 from collections.abc import Iterable, Sequence
+from io import BytesIO
 from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-__all__ = ["colour", "draw_areas", "draw_boxes", "to_mask"]
+__all__ = ["colour", "draw_areas", "draw_boxes", "draw_caption", "to_mask", "to_png"]
 
 Box = tuple[float, float, float, float]
 
@@ -67,9 +68,24 @@ def draw_areas(
     return drawn
 
 
+def draw_caption(picture: Image.Image, text: str, index: int) -> Image.Image:
+    """A copy of a picture with a text in its corner, in the colour of a class."""
+    drawn = picture.copy()
+    line, font = _pen_and_font(picture)
+    _write(ImageDraw.Draw(drawn), font, (line, line), text, colour(index))
+    return drawn
+
+
 def to_mask(classes: npt.NDArray[np.uint16]) -> Image.Image:
     """The class of every pixel as a grey picture whose levels are indices, 16 bits where 8 are too few."""
     return Image.fromarray(classes if classes.max(initial=0) > 0xFF else classes.astype(np.uint8))
+
+
+def to_png(picture: Image.Image) -> bytes:
+    """The bytes of a PNG file."""
+    buffer = BytesIO()
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def _pen_and_font(picture: Image.Image) -> tuple[int, ImageFont.FreeTypeFont]:

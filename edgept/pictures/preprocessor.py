@@ -66,6 +66,12 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
         "crop_size": _SQUARE_224,
         **_OPENAI_CLIP,
     },
+    "OwlViT": {
+        "size": {"height": 768, "width": 768},
+        "resample": 3,
+        "crop_size": {"height": 768, "width": 768},
+        **_OPENAI_CLIP,
+    },
     "Siglip": {
         "size": _SQUARE_224,
         "default_to_square": False,
