@@ -4,6 +4,8 @@ from pathlib import Path
 from typing import Any
 
 KINDS = ("vit", "deit", "dinov2", "clip", "siglip")
+# Those with a text tower beside the image's, and one with registers; they have no classifier here.
+MORE_KINDS = ("clip-text", "siglip-text", "owlvit", "dinov2-registers")
 SIDE, PATCH, HIDDEN, LAYERS = 32, 8, 32, 3
 
 
@@ -32,9 +34,30 @@ def tiny_image_model(kind: str, labels: tuple[str, ...] = ()) -> Any:
         "clip": (t.CLIPVisionConfig, t.CLIPVisionModel, t.CLIPForImageClassification),
         "siglip": (t.SiglipVisionConfig, t.SiglipVisionModel, t.SiglipForImageClassification),
     }
-    config, bare, classifier = configs[kind]
+    text = {
+        "hidden_size": HIDDEN,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 48,
+        "vocab_size": 99,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 2,
+    }
+    both: dict[str, Any] = {"vision_config": common, "text_config": text}
+    towers = {
+        "clip-text": (t.CLIPConfig, t.CLIPModel, {**both, "projection_dim": 24}),
+        "siglip-text": (t.SiglipConfig, t.SiglipModel, both),
+        "owlvit": (t.OwlViTConfig, t.OwlViTForObjectDetection, {**both, "projection_dim": HIDDEN}),
+        "dinov2-registers": (t.Dinov2WithRegistersConfig, t.Dinov2WithRegistersModel, common),
+    }
     torch.manual_seed(0)
-    model = (classifier if labels else bare)(config(**common))
+    if kind in towers:
+        tower_config, tower, settings = towers[kind]
+        model: Any = tower(tower_config(**settings))
+    else:
+        config, bare, classifier = configs[kind]
+        model = (classifier if labels else bare)(config(**common))
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() > 1:
@@ -57,5 +80,6 @@ def save_image_model(kind: str, folder: Path, labels: tuple[str, ...] = ()) -> N
         "dinov2": t.BitImageProcessorPil(**cropped),
         "clip": t.CLIPImageProcessorPil(**cropped),
         "siglip": t.SiglipImageProcessorPil(size=square),
+        "owlvit": t.OwlViTImageProcessorPil(size=square),
     }
-    processors[kind].save_pretrained(folder)
+    processors[kind.partition("-")[0]].save_pretrained(folder)
