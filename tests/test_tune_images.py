@@ -281,7 +281,8 @@ def test_a_head_alone_is_logistic_regression(tmp_path: Path, backbone: Backbone)
     course.settle(backbone, None)
     learner = course.learner(course.make_job())
     batch = learner.make_batch([*range(6)], 0)
-    learner.loss(batch).backward()
+    loss: Any = learner.loss(batch)
+    loss.backward()
     paths = sorted(data.rglob("*.png"))
     identity = edgept.Prompt(
         {"head.weight": np.eye(48, dtype=np.float32), "head.bias": np.zeros(48, np.float32)},
@@ -292,8 +293,9 @@ def test_a_head_alone_is_logistic_regression(tmp_path: Path, backbone: Backbone)
     right = torch.tensor([CLASSES.index(path.parent.name) for path in paths])
     with torch.no_grad():
         wrong = head(features).softmax(dim=1) - torch.eye(3)[right]  # (pictures, classes)
-    np.testing.assert_allclose(head.weight.grad, wrong.T @ features / 6, atol=1e-6)
-    np.testing.assert_allclose(head.bias.grad, wrong.mean(dim=0), atol=1e-6)
+    found: Any = head
+    np.testing.assert_allclose(found.weight.grad, wrong.T @ features / 6, atol=1e-6)
+    np.testing.assert_allclose(found.bias.grad, wrong.mean(dim=0), atol=1e-6)
 
 
 @pytest.mark.parametrize(

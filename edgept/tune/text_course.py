@@ -134,6 +134,7 @@ def _check_settings(settings: Settings) -> None:
         (f"--method {settings.method}", settings.method in PICTURE_METHODS),
         (f"--task {settings.task}", settings.task in PICTURE_TASKS),
         ("--projection", settings.projection is not None),
+        ("--template", settings.template is not None),
         ("--flip", settings.flip),
         ("--labels", bool(settings.labels)),
         ("--image-column", settings.columns.image != Settings().columns.image),

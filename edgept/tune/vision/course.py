@@ -3,12 +3,14 @@
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 import torch
 
 from edgept.errors import IncompatibleError, InvalidFileError, UsageError
+from edgept.export.class_head import PLAIN_TEMPLATE, TextTower, open_text_tower
 from edgept.export.dequantize import is_quantized
 from edgept.prompt import Prompt
 from edgept.tune.backbone import Backbone
@@ -20,6 +22,7 @@ from edgept.tune.labels import majority
 from edgept.tune.settings import Settings
 from edgept.tune.start import check_start, start_labels
 from edgept.tune.text_course import trained_against
+from edgept.tune.vision.context import ContextPrompt
 from edgept.tune.vision.data import TASK_OF_KIND, read_picture_training
 from edgept.tune.vision.device_check import measure_pictures
 from edgept.tune.vision.learner import PictureLearner, read_features
@@ -59,14 +62,28 @@ class PictureCourse:
         self.tasks = [""]
         self._task = TASK_OF_KIND[self.training.kind]
         self._labels = picture_labels(self.training, self.held_out)
+        if settings.method == "coop" and self._task != "image-classification":
+            raise UsageError(
+                f"coop learns what classes of pictures are called, and {self.training.path} has "
+                f"{self.training.kind}. Use --method vpt-deep."
+            )
         if self._task == "object-detection":
             _check_detection(settings, self.training)
         self.weights: str | None = None
         self._where: str | None = None
         self._backbone: Backbone
+        self._texts: TextTower | None = None
+        self._learner: PictureLearner
 
     def settle(self, backbone: Backbone, bundle: str | os.PathLike[str] | None) -> None:
-        """Check the prompt to begin from, and the bundle."""
+        """Check the model, the prompt to begin from, and the bundle."""
+        if backbone.vision is None or backbone.vision.geometry.detects != "tokens":
+            raise UsageError(
+                f"{backbone.source.name} finds things with boxes of its own, and this version tunes none like "
+                "it. What it looks for is made of texts: 'edgept prompt classes'."
+            )
+        if self.settings.method == "coop":
+            self._texts = open_text_tower(backbone.model, backbone.source.folder)
         check_start(self._start, backbone, self._task)
         self._labels = start_labels(self._start, self._labels)
         if self._start is not None and self.settings.projection is not None:
@@ -104,9 +121,11 @@ class PictureCourse:
             labels=self._labels,
             picture_task=self._task,
         )
+        if settings.method == "coop":
+            return replace(job, rate=settings.rate(1.0))
         head_rate = settings.head_rate(_feature_rms(job))
         rate = head_rate if settings.method == "head" else settings.rate(1.0)
-        return Job(**{**vars(job), "rate": rate, "head_rate": head_rate})
+        return replace(job, rate=rate, head_rate=head_rate)
 
     @contextmanager
     def opened(self) -> Iterator[dict[str, Any]]:
@@ -118,6 +137,12 @@ class PictureCourse:
         """Random rows and a head, or those of the prompt to begin from."""
         settings, vision = job.settings, job.backbone.vision
         torch.manual_seed(settings.seed)
+        if self._texts is not None:
+            module: Any = ContextPrompt(
+                self._texts, job.labels, settings.template, settings.virtual_tokens
+            )
+            self._learner = PictureLearner(job, module.to(job.backbone.device))
+            return self._learner
         is_deep = settings.method == "vpt-deep"
         if self._start is not None and "prompt_embeds" in self._start.tensors:
             is_deep = len(self._start.tensors["prompt_embeds"]) > 1
@@ -133,13 +158,22 @@ class PictureCourse:
         )
         if self._start is not None:
             _put_start(module, self._start)
-        return PictureLearner(job, module.to(job.backbone.device))
+        self._learner = PictureLearner(job, module.to(job.backbone.device))
+        return self._learner
 
     def baseline(self, job: Job) -> dict[str, Any]:
-        """Always the most frequent class, where a picture has one."""
+        """Always the most frequent class, where a picture has one; of CLIP, the classes by their names alone."""
         found: dict[str, Any] = {"without_prompt": None, "majority": None}
         if self.held_out is not None and job.kind == "classes":
             found["majority"] = majority(self.training, self.held_out)
+            if self._texts is not None:
+                names = [label.replace("_", " ") for label in job.labels]
+                templates = [job.settings.template or PLAIN_TEMPLATE]
+                weight, bias = self._texts.of_classes(names, templates)
+                plain = self._learner.score(
+                    0, lambda features: torch.nn.functional.linear(features, weight, bias)
+                )
+                found["without_prompt"] = asdict(plain)
         return found
 
     def measure(
@@ -185,7 +219,7 @@ def _feature_rms(job: Job) -> float:
     task = (
         "image-segmentation" if job.task == "object-detection" else job.task
     )  # patches, as tokens
-    plain = Job(**{**vars(job), "picture_task": task})
+    plain = replace(job, picture_task=task)
     with torch.no_grad():
         features = read_features(plain, pixels.to(job.backbone.device), None)
     return float(features.square().mean().sqrt())

@@ -1,6 +1,6 @@
 """A task on pictures, learnt: a visual prompt and a head under the frozen model."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,6 @@ from edgept.tune.vision.losses import detection_loss, segmentation_loss
 from edgept.tune.vision.rows import IGNORED
 from edgept.tune.vision.store import Store, Target
 from edgept.tune.vision.validation import Outputs, masks_of, score_pictures
-from edgept.tune.vision.visual_prompt import VisualPrompt
 
 __all__ = ["PictureLearner", "read_features"]
 
@@ -42,12 +41,12 @@ class PictureLearner:
 
     Args:
         job: what is to be trained; its examples are stores.
-        module: the prompt and the head.
+        module: a VisualPrompt or a ContextPrompt.
     """
 
     unit = "pictures"
 
-    def __init__(self, job: Job, module: VisualPrompt) -> None:
+    def __init__(self, job: Job, module: Any) -> None:
         self.job, self.module = job, module
         self._grid = job.backbone.vision.geometry.grid
         self._features: dict[int, torch.Tensor] = {}  # of a store, by its id
@@ -82,7 +81,7 @@ class PictureLearner:
     def loss(self, batch: _Batch) -> torch.Tensor:
         """Of the picture's class, of each pixel's, or of the objects found; see losses.py."""
         features = self._read(batch)
-        logits = self.module.head(features)  # (pictures, positions, labels)
+        logits = self.module.make_head()(features)  # (pictures, positions, labels)
         if self.job.picture_task == "image-classification":
             return functional.cross_entropy(logits[:, 0], self._classes(batch))
         if self.job.picture_task == "image-segmentation":
@@ -92,13 +91,18 @@ class PictureLearner:
     def validate(self, step: int) -> Validation:
         """Loss over the held-out pictures, and the task's metric."""
         with torch.no_grad():
-            return Validation(step, *score_pictures(self.job, self._outputs()))
+            return self.score(step, self.module.make_head())
+
+    def score(self, step: int, head: Callable[[torch.Tensor], torch.Tensor]) -> Validation:
+        """The same under any head."""
+        with torch.no_grad():
+            return Validation(step, *score_pictures(self.job, self._outputs(head)))
 
     def export(self) -> list[dict[str, Any]]:
         """Prompt, head and box layer."""
         return [self.module.tensors()]
 
-    def _outputs(self) -> Iterator[Outputs]:
+    def _outputs(self, head: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[Outputs]:
         """Of all held-out pictures."""
         size = self.job.settings.batch_size
         for begin in range(0, len(self.job.held_out), size):
@@ -106,7 +110,7 @@ class PictureLearner:
             batch = self._batch(self.job.held_out, rows)
             features = self._read(batch)
             boxes = None if self.module.box is None else self.module.boxes(features)
-            yield rows, batch.targets, self.module.head(features), boxes
+            yield rows, batch.targets, head(features), boxes
 
     def _batch(self, store: Store, rows: Sequence[int]) -> _Batch:
         entries = [store[row] for row in rows]

@@ -4,6 +4,7 @@ Visual prompt tuning, Jia et al. 2022 (https://arxiv.org/abs/2203.12119).
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -64,6 +65,10 @@ class VisualPrompt(torch.nn.Module):
             return self.prompt
         projected: torch.Tensor = self.projection(self.prompt)
         return projected
+
+    def make_head(self) -> Callable[[torch.Tensor], torch.Tensor]:
+        """The head: features (…, head_size) to logits (…, labels)."""
+        return self.head
 
     def boxes(self, features: torch.Tensor) -> torch.Tensor:
         """Centre x, centre y, width, height of each position as shares of the picture, (…, 4)."""
