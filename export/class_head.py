@@ -24,14 +24,16 @@ class TextTower:
     """The part of a model that reads texts.
 
     Attributes:
-        model: the frozen transformers model.
+        model: the frozen transformers model for images and texts.
         tokenizer: the model's own.
         length: that each text is padded to; None pads to the longest.
+        finds_things: whether a text says what is looked for (OWL-ViT), and not what a picture is of.
     """
 
     model: Any
     tokenizer: Any
     length: int | None
+    finds_things: bool = False
 
     @property
     def embedding(self) -> Any:
@@ -76,8 +78,12 @@ class TextTower:
     def head(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """A head's weight (classes, head_size) and bias (classes,) from the vectors of its classes.
 
-        The scale and the bias that the model learnt for similarities are in it.
+        The scale and the bias that the model learnt for similarities are in it; OWL-ViT's are in what a
+        patch gives, and the weight has a last column for the shift.
         """
+        if self.finds_things:
+            ones = torch.ones(len(features), 1, device=features.device)
+            return torch.cat([features, ones], dim=1), torch.zeros(len(features))
         scale = self.model.logit_scale.detach().float().exp()
         bias = getattr(self.model, "logit_bias", None)
         shift = torch.zeros(()) if bias is None else bias.detach().float()
@@ -128,6 +134,11 @@ def open_text_tower(model: Any, folder: Any) -> TextTower:
     Raises:
         UsageError: it reads no texts, or has no tokenizer.
     """
+    inner = next(
+        (getattr(model, name) for name in ("owlvit", "owlv2") if hasattr(model, name)), None
+    )
+    finds_things = inner is not None
+    model = model if inner is None else inner
     if not hasattr(model, "get_text_features") or not hasattr(model, "logit_scale"):
         raise UsageError(
             f"{type(model).__name__} reads no texts, so it knows no class by its name. Give a whole CLIP or "
@@ -146,4 +157,4 @@ def open_text_tower(model: Any, folder: Any) -> TextTower:
         ) from error
     sees_pads = hasattr(model, "logit_bias")  # SigLIP
     length = int(model.config.text_config.max_position_embeddings) if sees_pads else None
-    return TextTower(model, tokenizer, length)
+    return TextTower(model, tokenizer, length, finds_things)
