@@ -21,7 +21,8 @@ from edgept.export.class_head import open_text_tower
 from edgept.export.class_prompt import class_prompt
 from edgept.tune import Settings, load_backbone, tune
 from edgept.tune.vision.context import ContextPrompt
-from tests.test_tune_images import CLASSES, by_hand, write_coco, write_folder
+from edgept.tune.vision.store import Target
+from tests.test_tune_images import CLASSES, by_hand, draw, write_coco, write_folder
 
 WORDS = ["a", "photo", "of", "the", "x", ".", "red", "green", "blue", "light", "dark", "in"]
 SIZES: dict[str, Any] = {
@@ -220,6 +221,48 @@ def test_visual_prompts_under_clip(tmp_path: Path, folder_of: Callable[[str], Pa
     assert record["best"]["loss"] < 0.98 * record["validations"][0]["loss"]
 
 
+@pytest.mark.parametrize("method", ["head", "vpt-deep"])
+def test_what_is_looked_for_is_learnt(
+    method: str, tmp_path: Path, folder_of: Callable[[str], Path]
+) -> None:
+    """OWL-ViT's patches with their own boxes; from texts, or from nothing."""
+    from edgept.tune.vision.losses import patch_detection_loss
+
+    data = write_coco(tmp_path / "train", rows=6)
+    output = tmp_path / "p.safetensors"
+    backbone = load_backbone(str(folder_of("owlvit")))
+    settings = Settings(
+        method=method, steps=30, batch_size=6, virtual_tokens=2, eval_every=5, patience=0
+    )
+    record = tune(backbone, data, output, settings, evaluation=data).record
+    assert record["best"]["loss"] < 0.95 * record["validations"][0]["loss"]
+    assert set(record["best"]["metric"]) == {"ap", "ap50"}
+    prompt = edgept.read_prompt(output)
+    assert ("prompt_embeds" in prompt.tensors) == (method == "vpt-deep")
+    found = [by_hand(backbone, prompt, data.parent / "images" / f"{i}.png") for i in range(6)]
+    first = 1 + prompt.num_virtual_tokens
+    targets = []
+    for i in range(6):
+        picture, (x, y, width, height) = draw(CLASSES[i % 3], i)
+        sides = np.array([picture.width, picture.height] * 2)
+        box = np.array([[x + width / 2, y + height / 2, width, height]]) / sides
+        boxes = torch.from_numpy(box.astype(np.float32))
+        targets.append(Target(0, torch.tensor([i % 3]), boxes, None))
+    loss = patch_detection_loss(
+        torch.stack([logits[first:] for logits, _ in found]),
+        torch.stack([boxes[first:] for _, boxes in found]),
+        targets,
+    )
+    assert float(loss) == pytest.approx(record["best"]["loss"], rel=1e-4)
+    if method == "head":
+        texts = class_prompt(str(folder_of("owlvit")), CLASSES)
+        begin = tmp_path / "texts.safetensors"
+        edgept.write_prompt(texts, begin)
+        settings = Settings(method="head", steps=2, batch_size=6, init=f"prompt:{begin}")
+        again = tune(backbone, data, tmp_path / "q.safetensors", settings, evaluation=data)
+        assert again.record["labels"] == list(CLASSES)
+
+
 def test_the_command(tmp_path: Path, folder_of: Callable[[str], Path]) -> None:
     output = tmp_path / "colours.safetensors"
     given = ["prompt", "classes", str(folder_of("clip")), "-o", str(output)]
@@ -253,14 +296,13 @@ def test_wrong_templates(
         )
 
 
-def test_what_coop_is_not_for(
-    tmp_path: Path, folder_of: Callable[[str], Path], request: pytest.FixtureRequest
-) -> None:
+def test_what_coop_is_not_for(tmp_path: Path, folder_of: Callable[[str], Path]) -> None:
     settings = Settings(method="coop")
     boxes = write_coco(tmp_path / "boxes", rows=3)
     with pytest.raises(UsageError, match="coop learns what classes of pictures are called"):
         tune(str(folder_of("clip")), boxes, tmp_path / "p.safetensors", settings)
-    with pytest.raises(UsageError, match="finds things with boxes of its own"):
-        tune(str(folder_of("owlvit")), boxes, tmp_path / "p.safetensors", Settings())
+    pictures = write_folder(tmp_path / "pictures", rows=3)
+    with pytest.raises(UsageError, match=r"finds things, and .* has classes"):
+        tune(str(folder_of("owlvit")), pictures, tmp_path / "p.safetensors", Settings())
     with pytest.raises(UsageError, match="--template is for --method coop"):
         Settings(template="a {}")

@@ -93,8 +93,6 @@ def tune(
     settings = settings or Settings()
     if evaluation is not None and settings.eval_split is not None:
         raise UsageError("an evaluation file and an evaluation split are both given; give one.")
-    if bundle is not None and evaluation is None and settings.eval_split is None:
-        raise UsageError("a bundle is compared on held-out rows. Give --eval or --eval-split, too.")
     sees = reads_pictures(model)
     if sees:
         settings = settings.for_pictures()
@@ -103,6 +101,8 @@ def tune(
     places = Places.of(output)
     make_course = PictureCourse if sees else TextCourse
     course: Course = make_course(data, evaluation, settings, start)
+    if bundle is not None and course.held_out is None:
+        raise UsageError("a bundle is compared on held-out rows. Give --eval or --eval-split, too.")
     targets = places.prompts(course.tasks)
     places.check(targets, resume=resume, force=force)
     # cuBLAS reads it once, when the GPU is first used: equal sums in equal runs

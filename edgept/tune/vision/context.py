@@ -33,7 +33,7 @@ class ContextPrompt(torch.nn.Module):
     """
 
     prompt: None = None  # the image model reads no rows
-    box: None = None
+    finds_boxes = False
 
     def __init__(
         self, tower: TextTower, labels: Sequence[str], template: str | None, num_vectors: int

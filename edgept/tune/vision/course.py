@@ -29,7 +29,7 @@ from edgept.tune.vision.learner import PictureLearner, read_features
 from edgept.tune.vision.picture_labels import picture_labels
 from edgept.tune.vision.rows import PictureData, malformed
 from edgept.tune.vision.store import open_store
-from edgept.tune.vision.visual_prompt import VisualPrompt
+from edgept.tune.vision.visual_prompt import QueryPrompt, VisualPrompt
 
 __all__ = ["PictureCourse"]
 
@@ -67,8 +67,6 @@ class PictureCourse:
                 f"coop learns what classes of pictures are called, and {self.training.path} has "
                 f"{self.training.kind}. Use --method vpt-deep."
             )
-        if self._task == "object-detection":
-            _check_detection(settings, self.training)
         self.weights: str | None = None
         self._where: str | None = None
         self._backbone: Backbone
@@ -77,11 +75,14 @@ class PictureCourse:
 
     def settle(self, backbone: Backbone, bundle: str | os.PathLike[str] | None) -> None:
         """Check the model, the prompt to begin from, and the bundle."""
-        if backbone.vision is None or backbone.vision.geometry.detects != "tokens":
+        by_patches = backbone.vision.geometry.detects == "patches"
+        if by_patches and self._task != "object-detection":
             raise UsageError(
-                f"{backbone.source.name} finds things with boxes of its own, and this version tunes none like "
-                "it. What it looks for is made of texts: 'edgept prompt classes'."
+                f"{backbone.source.name} finds things, and {self.training.path} has {self.training.kind}. Give "
+                "pictures with boxes, or another model."
             )
+        if self._task == "object-detection":
+            _check_detection(self.settings, self.training, by_patches=by_patches)
         if self.settings.method == "coop":
             self._texts = open_text_tower(backbone.model, backbone.source.folder)
         check_start(self._start, backbone, self._task)
@@ -146,7 +147,9 @@ class PictureCourse:
         is_deep = settings.method == "vpt-deep"
         if self._start is not None and "prompt_embeds" in self._start.tensors:
             is_deep = len(self._start.tensors["prompt_embeds"]) > 1
-        module = VisualPrompt(
+        by_patches = vision.geometry.detects == "patches"
+        make_module = QueryPrompt if by_patches else VisualPrompt
+        module = make_module(
             layers=vision.geometry.num_layers if is_deep else 1,
             num_virtual_tokens=settings.prompt_length,
             hidden=vision.hidden_size,
@@ -154,7 +157,7 @@ class PictureCourse:
             num_labels=len(job.labels),
             head_size=vision.head_size,
             projection=settings.projection,
-            finds_boxes=self._task == "object-detection",
+            finds_boxes=self._task == "object-detection" and not by_patches,
         )
         if self._start is not None:
             _put_start(module, self._start)
@@ -186,8 +189,14 @@ class PictureCourse:
         return measure_pictures(self._where, prompts[0], job, state.best_validation, before)
 
 
-def _check_detection(settings: Settings, training: PictureData) -> None:
+def _check_detection(settings: Settings, training: PictureData, *, by_patches: bool) -> None:
     """Each virtual token finds one object at most."""
+    if not any(row.boxes for row in training.rows):
+        raise InvalidFileError(
+            "training-data", f"{training.path} has no box at all. Give pictures with objects."
+        )
+    if by_patches:
+        return  # of which there are hundreds
     if not settings.prompt_length:
         raise UsageError(
             "each virtual token finds one object, and a head alone has none. Use --method vpt-deep, or "
@@ -205,10 +214,6 @@ def _check_detection(settings: Settings, training: PictureData) -> None:
             crowded,
             f"Each of {settings.prompt_length} virtual tokens finds one object at most: say "
             f"--virtual-tokens {most}, or more.",
-        )
-    if not any(row.boxes for row in training.rows):
-        raise InvalidFileError(
-            "training-data", f"{training.path} has no box at all. Give pictures with objects."
         )
 
 

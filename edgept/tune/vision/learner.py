@@ -9,10 +9,10 @@ from torch.nn import functional
 
 from edgept.tune.evaluate import Validation
 from edgept.tune.job import Job
-from edgept.tune.vision.losses import detection_loss, segmentation_loss
+from edgept.tune.vision.losses import detection_loss, patch_detection_loss, segmentation_loss
 from edgept.tune.vision.rows import IGNORED
 from edgept.tune.vision.store import Store, Target
-from edgept.tune.vision.validation import Outputs, masks_of, score_pictures
+from edgept.tune.vision.validation import Outputs, finds_by_patches, masks_of, score_pictures
 
 __all__ = ["PictureLearner", "read_features"]
 
@@ -86,7 +86,8 @@ class PictureLearner:
             return functional.cross_entropy(logits[:, 0], self._classes(batch))
         if self.job.picture_task == "image-segmentation":
             return segmentation_loss(logits, self._grid, masks_of(batch.targets).to(logits.device))
-        return detection_loss(logits, self.module.boxes(features), batch.targets)
+        loss = patch_detection_loss if finds_by_patches(self.job) else detection_loss
+        return loss(logits, self.module.boxes(features), batch.targets)
 
     def validate(self, step: int) -> Validation:
         """Loss over the held-out pictures, and the task's metric."""
@@ -109,7 +110,7 @@ class PictureLearner:
             rows = [*range(begin, min(begin + size, len(self.job.held_out)))]
             batch = self._batch(self.job.held_out, rows)
             features = self._read(batch)
-            boxes = None if self.module.box is None else self.module.boxes(features)
+            boxes = self.module.boxes(features) if self.module.finds_boxes else None
             yield rows, batch.targets, head(features), boxes
 
     def _batch(self, store: Store, rows: Sequence[int]) -> _Batch:
@@ -155,20 +156,29 @@ def read_features(job: Job, pixels: torch.Tensor, rows: torch.Tensor | None) -> 
         rows: of the prompt, (layers or 1, num_virtual_tokens, hidden); None of a head alone.
 
     Returns:
-        One position, the picture's own, to classify; the patches to segment; the virtual tokens to detect.
+        One position, the picture's own, to classify; the patches to segment; the virtual tokens to detect. Where
+        the patches find things themselves, these, with their boxes as the last four columns.
     """
     vision = job.backbone.vision
     dtype = next(vision.model.parameters()).dtype
     if rows is None:
         rows = torch.zeros(1, 0, vision.hidden_size, device=pixels.device)
     count = rows.shape[1]
+    table = rows[:, None].to(dtype)  # (layers or 1, 1, virtual tokens, hidden)
+    if finds_by_patches(job):
+        own = torch.zeros(1, vision.head_size, dtype=dtype, device=pixels.device)
+        none = torch.zeros(4, vision.head_size, dtype=dtype, device=pixels.device)
+        _, boxes, features = vision(pixels.to(dtype), table, own, own[:, 0], none, none[:, 0])
+        return torch.cat([features, boxes], dim=-1)[:, 1 + count :].float()
     # (pictures, 1 + virtual tokens + patches, head_size)
-    features: torch.Tensor = vision.features(pixels.to(dtype), rows[:, None].to(dtype)).float()
-    return {
-        "image-classification": features[:, :1],
-        "image-segmentation": features[:, 1 + count :],
-        "object-detection": features[:, 1 : 1 + count],
-    }[job.task]
+    features = vision.features(pixels.to(dtype), table).float()
+    places = {
+        "image-classification": slice(0, 1),
+        "image-segmentation": slice(1 + count, None),
+        "object-detection": slice(1, 1 + count),
+    }
+    chosen: torch.Tensor = features[:, places[job.task]]
+    return chosen
 
 
 def _mirrored(target: Target) -> Target:
