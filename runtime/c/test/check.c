@@ -106,14 +106,13 @@ static enum edgept_status ask_in_text(struct edgept_session *session, struct edg
     struct edgept_generate_options options = {.max_new_tokens = new_tokens(), .on_text = add_piece, .user = result};
     struct edgept_generation said;
     struct edgept_text tokens;
-    const char *answer;
     enum edgept_status status = edgept_session_encode(session, "where is my parcel?", NULL, 1, &tokens, error);
     if (status == EDGEPT_USAGE)
         return EDGEPT_OK;
     if (status == EDGEPT_OK)
-        status = edgept_session_ask(session, prompt, "where is my parcel?", &options, &answer, &said, error);
+        status = edgept_session_ask(session, prompt, "where is my parcel?", &options, &said, error);
     if (status == EDGEPT_OK)
-        add_piece(result, answer);
+        add_piece(result, said.text);
     return status;
 }
 
