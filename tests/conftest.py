@@ -258,8 +258,13 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pa
     def folder(kind: str) -> Path:
         if kind not in folders:
             path = tmp_path_factory.mktemp("models") / kind
-            tiny_model(kind).save_pretrained(path)
-            tiny_tokenizer().save_pretrained(path)
+            if kind == "t5":
+                from tests.seq2seq_models import save_seq2seq
+
+                save_seq2seq(kind, path)
+            else:
+                tiny_model(kind).save_pretrained(path)
+                tiny_tokenizer().save_pretrained(path)
             folders[kind] = path
         return folders[kind]
 

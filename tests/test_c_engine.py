@@ -387,13 +387,8 @@ def test_vectors_and_positions(task: str, bundle_of: Callable[..., Path]) -> Non
         c.classify(IDS)
 
 
-def test_an_encoder_decoder(tmp_path: Path) -> None:
-    from edgept.export import export_model
-    from tests.seq2seq_models import save_seq2seq
-
-    save_seq2seq("t5", tmp_path / "model")
-    export_model(str(tmp_path / "model"), tmp_path / "bundle", verify=False)
-    python, c = both(tmp_path / "bundle")
+def test_an_encoder_decoder(bundle_of: Callable[..., Path]) -> None:
+    python, c = both(bundle_of("t5"))
     loaded: list[tuple[Any, Any]] = [(None, None)]
     loaded += [
         (python.load_prompt(prompt), c.load_prompt(prompt)) for prompt in prompts(c.manifest)

@@ -2,7 +2,8 @@
  * check.c - what only a C program can see of the library: its own allocations, and threads.
  *
  *     check allocations BUNDLE PROMPT...   none after warm-up; each one failed in turn, nothing lost
- *     check threads BUNDLE PROMPT...       4 threads, SWAPS (environment; 400) prompts in turn: no mixed output
+ *     check threads BUNDLE PROMPT...       4 threads, SWAPS (environment; 400) prompts in turn: no mixed output,
+ *                                          and memory grows by at most LIMIT_KB, if that is set
  *
  * Linked with --wrap for malloc, calloc, realloc, aligned_alloc and free, so that the library's own calls
  * come here first; onnxruntime's do not.
@@ -333,6 +334,7 @@ static void check_threads(int count_of, char **paths)
     printf("%s: %d swaps in %d threads, %ld mixed outputs, memory grew by %ld kB\n", paths[0],
            swaps * THREADS, THREADS, mixed, grown / 1024);
     require(mixed == 0, "an output is mixed");
+    require(getenv("LIMIT_KB") == NULL || grown / 1024 <= atol(getenv("LIMIT_KB")), "memory grew");
     require(atomic_load(&live) == 0, "memory is lost");
 }
 
