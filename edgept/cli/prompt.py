@@ -1,4 +1,4 @@
-"""edgept prompt: pack, inspect and export prompts."""
+"""edgept prompt: pack, inspect and export prompts; prompt_classes.py makes them of names."""
 
 # ruff: noqa: PTH112  # unlike Path's, these answer False for a path that cannot be examined
 
@@ -13,6 +13,7 @@ import click
 
 from edgept.cli.answer import warn_of_other_base
 from edgept.cli.options import read_labels
+from edgept.cli.prompt_classes import classes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,6 +29,9 @@ _HELP = {"help_option_names": ["-h", "--help"]}
 @click.group(context_settings=_HELP)
 def prompt() -> None:
     """Pack, inspect and export prompts: the task in a kilobyte file."""
+
+
+prompt.add_command(classes)
 
 
 @prompt.command(context_settings=_HELP)
