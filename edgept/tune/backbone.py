@@ -12,7 +12,6 @@ import torch
 from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import logging
 
-from edgept.bundle import PREPROCESSOR_NAME
 from edgept.errors import MissingDependencyError, UsageError
 from edgept.export.encoder_exporter import padding_id
 from edgept.export.families import ENCODERS, VISION
@@ -148,20 +147,14 @@ def load_backbone(
 
 
 def _load_vision(source: ModelSource, precision: str, device: str) -> Backbone:
+    from edgept.export.image_preprocessor import read_preprocessor
     from edgept.export.prompted_vision import PromptedVision
-    from edgept.pictures import Preprocessor
 
     with silent():
         frozen = load_frozen(source)
     identity = fingerprint(frozen)
     vision = PromptedVision(frozen, VISION[source.config.model_type])
-    preprocessor = Preprocessor.from_file(source.folder / PREPROCESSOR_NAME)
-    wanted = (vision.geometry.height, vision.geometry.width)
-    if (preprocessor.height, preprocessor.width) != wanted:
-        raise UsageError(
-            f"{source.location}: {PREPROCESSOR_NAME} makes pictures of {preprocessor.height} x "
-            f"{preprocessor.width} pixels, the model takes {wanted[0]} x {wanted[1]}. Correct its size."
-        )
+    preprocessor, _ = read_preprocessor(source, vision.geometry)
     frozen.to(device=device, dtype=torch.bfloat16 if precision == "bf16" else torch.float32)
     return Backbone(
         source,
