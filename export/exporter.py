@@ -340,6 +340,8 @@ def _build_vision(
     """The same of an image model, whose graph takes pictures."""
     reference = load_frozen(source)
     check_exclusions(reference, weights)
+    # before the long part: what would be wrong at its end
+    read_preprocessor(source, PromptedVision(reference, VISION[source.config.model_type]).geometry)
     progress("exporting the graph with torch.onnx")
     model = copy.deepcopy(reference).half() if weights.half else reference
     graph = export_vision(model)

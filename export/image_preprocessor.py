@@ -33,7 +33,7 @@ def read_preprocessor(source: ModelSource, image: ImageGeometry) -> tuple[Prepro
         raise ExportError(f"{source.location}: {error}") from error
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise ExportError(
-            f"{source.location} does not say how a picture becomes its input: {error}. Put the "
+            f"{source.location} does not say how a picture becomes its input: {str(error)[:200]}. Put the "
             f"{PREPROCESSOR_NAME} that it was trained with there."
         ) from error
     if (preprocessor.height, preprocessor.width) != (image.height, image.width):
