@@ -23,6 +23,9 @@ from edgept.tune.settings import PICTURE_TASKS
 __all__ = ["Backbone", "load_backbone", "reads_pictures", "silent"]
 
 _SAMPLED_TOKENS = 4096
+_PROCESSOR_NAME = (
+    "processor_config.json"  # where models for images and texts have both their halves
+)
 _messages: Any = logging  # some of its functions have no types
 
 
@@ -155,11 +158,14 @@ def _load_vision(source: ModelSource, precision: str, device: str) -> Backbone:
         frozen = load_frozen(source)
     identity = fingerprint(frozen)
     vision = PromptedVision(frozen, VISION[source.config.model_type])
-    preprocessor = Preprocessor.from_file(source.folder / PREPROCESSOR_NAME)
+    path = source.folder / PREPROCESSOR_NAME
+    if not path.exists() and (source.folder / _PROCESSOR_NAME).exists():
+        path = source.folder / _PROCESSOR_NAME
+    preprocessor = Preprocessor.from_file(path)
     wanted = (vision.geometry.height, vision.geometry.width)
     if (preprocessor.height, preprocessor.width) != wanted:
         raise UsageError(
-            f"{source.location}: {PREPROCESSOR_NAME} makes pictures of {preprocessor.height} x "
+            f"{path} makes pictures of {preprocessor.height} x "
             f"{preprocessor.width} pixels, the model takes {wanted[0]} x {wanted[1]}. Correct its size."
         )
     frozen.to(device=device, dtype=torch.bfloat16 if precision == "bf16" else torch.float32)

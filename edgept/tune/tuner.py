@@ -188,9 +188,10 @@ def _repeatable(backbone: Backbone) -> Iterator[None]:
         with torch.random.fork_rng(devices=gpus):
             yield
     except torch.OutOfMemoryError as error:
+        shorter = ", shorten rows with --max-length, or use --checkpoint-activations"
         raise EdgeptError(
             f"memory ran out ({str(error).splitlines()[0]}). Lower --batch-size and raise --accumulate "
-            "by as much, shorten rows with --max-length, or use --checkpoint-activations."
+            f"by as much{shorter if backbone.vision is None else ''}."
         ) from error
     finally:
         torch.use_deterministic_algorithms(was_deterministic)
