@@ -93,7 +93,7 @@ def tune(
     settings = settings or Settings()
     if evaluation is not None and settings.eval_split is not None:
         raise UsageError("an evaluation file and an evaluation split are both given; give one.")
-    sees = reads_pictures(model)
+    sees = reads_pictures(model, data)
     if sees:
         settings = settings.for_pictures()
     start = read_start(settings)
