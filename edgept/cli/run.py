@@ -33,11 +33,12 @@ _SAYS = {
     "feature-extraction": "makes vectors of texts",
     "image-classification": "looks at pictures",
     "image-feature-extraction": "looks at pictures",
+    "zero-shot-object-detection": "looks for things in pictures",
 }
 _ANSWERS, _EMBEDS = "question-answering", "feature-extraction"
 _REWRITES = "text2text-generation"
 _WRITES = ("text-generation", _REWRITES)
-_LOOKS = ("image-classification", "image-feature-extraction")
+_LOOKS = ("image-classification", "image-feature-extraction", "zero-shot-object-detection")
 _CUTS = ("text-classification", "token-classification", _EMBEDS)
 # Options that not every task has, by their name in Python, and the tasks that do.
 _OPTIONS = {
@@ -171,7 +172,11 @@ _OPTIONS = {
     metavar="DIR",
     help="Folder for pictures with boxes, segments or labels drawn on them.",
 )
-@click.option("--npy", type=click.Path(path_type=Path), help="File for vectors, as numpy reads it.")
+@click.option(
+    "--npy",
+    type=click.Path(path_type=Path),
+    help="File for vectors, as numpy reads it; not a number where a picture cannot be read.",
+)
 @click.option("--force", is_flag=True, help="Replace the files of --npy and --save.")
 @click.option("--threads", type=click.IntRange(min=1), help="[default: every core]")
 @click.option(
@@ -243,7 +248,7 @@ def run(
     model = load(bundle, threads=threads, providers=providers or None, max_length=max_length)
     task = model.manifest.task
     _refuse_options(context, task)
-    looks = task in _LOOKS
+    looks = model.manifest.image is not None
     if len(inputs) > 1 and not looks:
         raise click.UsageError(
             f"this bundle {_SAYS[task]}; {len(inputs)} arguments were given, expected one TEXT. Put it in "
@@ -300,7 +305,7 @@ def run(
     if looks:
         output = Output(as_json, save, npy is not None, force, several=len(loaded) > 1)
         look(model, pictures, answers, options, output)
-        if npy is not None and output.kept:
+        if npy is not None and len(output.failed) < len(pictures):
             _write_vectors(npy, output.kept, force=force)
         if output.failed:
             if len(pictures) > 1:
@@ -391,7 +396,10 @@ def _write_vectors(path: Path, vectors: list[Any], *, force: bool) -> None:
 
     if not vectors:
         raise click.UsageError("there is no text to make a vector of.")
-    array = np.array(vectors, np.float32)
+    found = next(len(vector.vector) for vector in vectors if vector is not None)
+    # a picture that could not be read keeps its row, so that row i is of picture i
+    lacking = np.full(found, np.nan, np.float32)
+    array = np.array([lacking if vector is None else vector for vector in vectors], np.float32)
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
     write_bytes(path, buffer.getvalue(), overwrite=force)
@@ -405,8 +413,9 @@ def _refuse_options(context: click.Context, task: str) -> None:
             continue
         if context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT:
             option = next(item for item in context.command.params if item.name == name)
+            for_what = "pictures" if tasks is _LOOKS else " and ".join(tasks)
             raise click.UsageError(
-                f"this bundle {_SAYS[task]}; {max(option.opts, key=len)} is for {' and '.join(tasks)}."
+                f"this bundle {_SAYS[task]}; {max(option.opts, key=len)} is for {for_what}."
             )
 
 
