@@ -331,11 +331,12 @@ def test_a_killed_run_goes_on_to_the_same_bytes(
 def test_a_run_goes_on_from_a_prompt(tmp_path: Path, backbone: Backbone) -> None:
     data = write_coco(tmp_path / "train")
     first, second = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
-    made = tune(backbone, data, first, quick(method="vpt-deep"), evaluation=data).record
+    made = tune(backbone, data, first, quick(method="vpt-shallow"), evaluation=data).record
     settings = Settings(steps=2, eval_every=1, batch_size=4, init=f"prompt:{first}")
     record = tune(backbone, data, second, settings, evaluation=data).record
     assert record["validations"][0]["loss"] == pytest.approx(made["best"]["loss"], rel=1e-6)
-    assert edgept.read_prompt(second).num_virtual_tokens == 3
+    prompt = edgept.read_prompt(second)
+    assert (prompt.num_virtual_tokens, prompt.method) == (3, "vpt_shallow")
     with pytest.raises(UsageError, match="holds prompt_embeds, which --method head"):
         tune(
             backbone,

@@ -297,8 +297,8 @@ class Settings:
         kind, _, text = self.init.partition(":")
         if kind == "prompt" and self.method not in _GO_ON:
             raise UsageError(
-                f"what {self.method} trains is not in its file, only the rows that it leaves, so it cannot "
-                "go on from one. Tune these with --method prompt-tuning."
+                f"what {self.method} trains is not in its file, only what it leaves, so it cannot go on from "
+                f"one. Tune that with --method {'head' if self.method == 'coop' else 'prompt-tuning'}."
             )
         if self.method in _GO_ON:
             allowed = (*allowed, "prompt")
