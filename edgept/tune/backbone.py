@@ -1,6 +1,7 @@
 """The frozen model, loaded once for any number of tasks."""
 
 import json
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -75,11 +76,12 @@ class Backbone:
         return [] if eos is None else [int(eos)]
 
 
-def reads_pictures(model: str | Backbone) -> bool:
+def reads_pictures(model: str | Backbone, data: str | os.PathLike[str]) -> bool:
     """Whether a model is one for pictures, by its configuration.
 
     Args:
         model: local transformers folder, hub id, or a loaded model.
+        data: to learn from; .jsonl has no pictures, so the hub is not asked.
     """
     if isinstance(model, Backbone):
         return model.vision is not None
@@ -87,6 +89,8 @@ def reads_pictures(model: str | Backbone) -> bool:
         if Path(model).exists():
             config = json.loads((Path(model) / "config.json").read_text(encoding="utf-8"))
             return config["model_type"] in VISION
+        if Path(data).suffix.lower() in (".jsonl", ".ndjson"):
+            return False
         return AutoConfig.from_pretrained(model, trust_remote_code=False).model_type in VISION
     except (OSError, ValueError, KeyError, TypeError):
         return False  # what is wrong with it is said where it is loaded
