@@ -66,6 +66,7 @@ class Runtime(NamedTuple):
 
 RUNTIMES = {
     "edgept": Runtime("edgept, int4", "edgept_int4", "int4"),
+    "edgept-c": Runtime("edgept in C, int4", "edgept_int4", "c"),
     "genai": Runtime("onnxruntime-genai, same file", "genai", "int4"),
     "llama-q4": Runtime("llama.cpp, Q4_0", "llama", "Q4_0"),
     "llama-q8": Runtime("llama.cpp, Q8_0", "llama", "Q8_0"),
