@@ -55,7 +55,7 @@ def to_tokens(session: CHandle, manifest: Manifest, content: Content) -> Tokens:
     if not ids.size:
         return Tokens(None, None, 0)
     # it keeps the array alive; a cast pointer would be a cycle, and garbage for long
-    first = c_int64.from_buffer(np.ascontiguousarray(ids))
+    first = c_int64.from_buffer(np.ascontiguousarray(ids).data)
     return Tokens(byref(first), None, len(ids))
 
 
