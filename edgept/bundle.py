@@ -19,11 +19,14 @@ __all__ = [
     "ENCODER_NAME",
     "GRAPH_NAME",
     "HASHES_NAME",
+    "IMAGE_TASKS",
     "MANIFEST_NAME",
+    "PREPROCESSOR_NAME",
     "SEQ2SEQ_TASK",
     "TABLE_NAME",
     "WEIGHTS_ENDING",
     "BundleFile",
+    "ImageGeometry",
     "KVGeometry",
     "Manifest",
     "check_files",
@@ -45,6 +48,10 @@ ENCODER_NAME, DECODER_NAME = "encoder.onnx", "decoder.onnx"
 # A graph's weights are in the file of its name with this behind it.
 WEIGHTS_ENDING = ".data"
 SEQ2SEQ_TASK = "text2text-generation"
+# What a prompt may make of an image model, whatever the model was exported for.
+IMAGE_TASKS = ("image-classification", "image-segmentation", "object-detection")
+# How a picture becomes numbers, as transformers writes it.
+PREPROCESSOR_NAME = "preprocessor_config.json"
 FORMAT_VERSION = 1
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
@@ -52,7 +59,7 @@ _MAX_MANIFEST_BYTES = 1 << 20
 # Read by a runtime where they are there, so a file of these names that nobody exported is refused.
 _OPTIONAL_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"),
-    TABLE_NAME,
+    *(TABLE_NAME, PREPROCESSOR_NAME),
 )
 
 
@@ -101,6 +108,37 @@ class KVGeometry:
 
 
 @dataclass(frozen=True)
+class ImageGeometry:
+    """What an image model's graph takes.
+
+    Attributes:
+        num_layers: that may each have rows of their own (deep visual prompts).
+        height: of the picture in pixels.
+        width: of the picture in pixels.
+        patch_size: side of a patch in pixels; each is a token.
+        detects: what finds things where the task is object detection: "tokens", each virtual token of a
+            prompt, one thing or none; "patches", with boxes of the model's own, of a model that was
+            trained to find what a text names.
+    """
+
+    num_layers: int
+    height: int
+    width: int
+    patch_size: int
+    detects: str = "tokens"
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches."""
+        return self.height // self.patch_size, self.width // self.patch_size
+
+    @property
+    def num_patches(self) -> int:
+        """Patches of a picture, row by row."""
+        return self.grid[0] * self.grid[1]
+
+
+@dataclass(frozen=True)
 class Manifest:
     """What `edgept export` says of a bundle. The field names are the keys of edgept.json.
 
@@ -111,9 +149,10 @@ class Manifest:
         architecture: class of the transformers model, "LlamaForCausalLM".
         model_type: transformers' model type, "llama".
         task: the task as transformers names it, "text-generation".
-        vocab_size: rows of the input embedding; ids from here on are virtual tokens.
+        vocab_size: rows of the input embedding; ids from here on are virtual tokens. 0 of an image model.
         hidden_size: width of the input embedding, so of a prompt's rows.
-        max_positions: longest sequence that the model was made for, virtual tokens included.
+        max_positions: longest sequence that the model was made for, virtual tokens included. Of an image
+            model, its own vector, the most virtual tokens and the patches.
         max_virtual_tokens: longest prompt that this bundle takes.
         kv: the key/value cache's geometry, of an encoder that of the keys and values which it takes as
             a prompt; None for a model without one.
@@ -132,6 +171,7 @@ class Manifest:
         block_size: weights that share a scale; None where they are floats, or nobody wrote it down.
         exclude_modules: globs of the modules that kept float weights where others are integers.
         head_precision: of a language model's head where it is another one, "int8"; else None.
+        image: what an image model takes; None of models of text.
         decoding: how an encoder-decoder generates; None of other models, whose requests say it all.
         float_type: numpy name of the graph's float inputs and outputs, "float32" or "float16".
         target: cpu, cuda or jetson.
@@ -172,6 +212,7 @@ class Manifest:
     exclude_modules: list[str] = field(default_factory=list)
     head_precision: str | None = None
     decoding: Decoding | None = None
+    image: ImageGeometry | None = None
     files: dict[str, BundleFile] = field(default_factory=dict)
     parity: dict[str, Any] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
@@ -180,6 +221,13 @@ class Manifest:
     def graphs(self) -> tuple[str, ...]:
         """Names of the bundle's graphs; the first takes the prompt."""
         return (ENCODER_NAME, DECODER_NAME) if self.task == SEQ2SEQ_TASK else (GRAPH_NAME,)
+
+    @property
+    def prompt_tasks(self) -> tuple[str, ...]:
+        """What prompts may be for: on an image model, whichever of its tasks they say."""
+        if self.image is None:
+            return (self.task,)
+        return IMAGE_TASKS if self.image.detects == "tokens" else ("object-detection",)
 
     def to_json(self) -> str:
         """The text of edgept.json."""
@@ -206,6 +254,14 @@ class Manifest:
                 "kv.shared_buffer": int(self.kv.shared_buffer),
                 "kv.depends_on_length": int(self.kv.depends_on_length),
                 "kv.prefix_only": int(self.kv.prefix_only),
+            }
+        if self.image is not None:
+            entries |= {
+                "image.num_layers": self.image.num_layers,
+                "image.height": self.image.height,
+                "image.width": self.image.width,
+                "image.patch_size": self.image.patch_size,
+                "image.detects": self.image.detects,
             }
         if self.head_size is not None:
             entries |= {
@@ -264,10 +320,12 @@ def read_manifest(bundle: Path) -> Manifest:
                 "on the device, or export again with the version that runs there.",
             )
         kv, decoding = raw.pop("kv"), raw.pop("decoding", None)
+        image = raw.pop("image", None)
         files = {name: BundleFile(**entry) for name, entry in raw.pop("files").items()}
         manifest = Manifest(
             kv=None if kv is None else KVGeometry(**kv),
             decoding=None if decoding is None else Decoding(**decoding),
+            image=None if image is None else ImageGeometry(**image),
             files=files,
             **raw,
         )
@@ -282,7 +340,6 @@ def read_manifest(bundle: Path) -> Manifest:
 
 def _check_fields(manifest: Manifest, path: Path) -> None:
     sizes = [
-        manifest.vocab_size,
         manifest.hidden_size,
         manifest.max_positions,
         manifest.max_virtual_tokens,
@@ -291,6 +348,11 @@ def _check_fields(manifest: Manifest, path: Path) -> None:
         sizes += [manifest.kv.num_layers, manifest.kv.num_kv_heads, manifest.kv.head_dim]
     if manifest.head_size is not None:
         sizes.append(manifest.head_size)
+    if manifest.image is None:
+        sizes.append(manifest.vocab_size)
+    else:
+        image = manifest.image
+        sizes += [image.num_layers, image.height, image.width, image.patch_size]
     sizes_are_sane = all(type(size) is int and 0 < size < 1 << 31 for size in sizes)
     names_are_plain = all(_FILE_NAME.fullmatch(name) for name in manifest.files)
     texts = (
@@ -322,6 +384,14 @@ def _check_fields(manifest: Manifest, path: Path) -> None:
             == {bool}
         )
         and (manifest.decoding is None or manifest.decoding.is_sane())
+        and (
+            manifest.image is None
+            or (
+                manifest.vocab_size == 0
+                and manifest.image.num_patches > 0
+                and manifest.image.detects in ("tokens", "patches")
+            )
+        )
         and _is_list([entry.size for entry in manifest.files.values()], int)
         and _is_list([entry.sha256 for entry in manifest.files.values()], str)
     )

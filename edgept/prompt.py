@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from edgept.bundle import Manifest
+from edgept.bundle import ImageGeometry, Manifest
 from edgept.errors import IncompatibleError
 
 __all__ = ["Prompt", "check_fits", "names_other_base"]
@@ -22,12 +22,15 @@ class Prompt:
         tensors: name to float32 array, from a closed set:
             ``prompt_embeds`` (num_virtual_tokens, hidden), the rows that stand for virtual tokens
             (prompt tuning, Lester et al. 2021; P-tuning, Liu et al. 2021; multitask prompt tuning,
-            Wang et al. 2023; context-aware prompt tuning, Blau et al. 2024);
+            Wang et al. 2023; context-aware prompt tuning, Blau et al. 2024); of image models (layers or
+            1, num_virtual_tokens, hidden), deep or shallow (visual prompt tuning, Jia et al. 2022);
             ``prompt_kv`` (layers, 2, kv_heads, num_virtual_tokens, head_dim), initial keys [:, 0]
             and values [:, 1] as the cache holds them (prefix tuning, Li & Liang 2021; CARTRIDGE);
             ``head.weight`` (classes, head_size) and ``head.bias`` (classes,), a task's own head; a
             prompt may be a head alone (linear probing). ``head.dense.weight`` (head_size, head_size)
             and ``head.dense.bias`` (head_size,), the layer in front of it in models whose head has two.
+            ``box.weight`` (4, head_size) and ``box.bias`` (4,), which read a detection's box off its
+            virtual token, as a head its class.
         name: what a user calls the task, "spanish".
         method: peft's name of the method in lower case, "prompt_tuning"; "unknown" from bare tensors.
         fingerprint: of the frozen model that it was trained for or bound to (64 hex digits);
@@ -88,12 +91,18 @@ def check_fits(prompt: Prompt, manifest: Manifest) -> None:
             f"{manifest.fingerprint[:12]}…. Use the bundle of its own model, or retrain the prompt "
             "for this one."
         )
-    if prompt.task != manifest.task:
+    tasks = manifest.prompt_tasks
+    if prompt.task not in tasks:
         raise IncompatibleError(
-            f"prompt {prompt.name!r} is for the task {prompt.task}, this bundle was exported for "
-            f"{manifest.task}, which is what this version runs. Train a prompt for {manifest.task}."
+            f"prompt {prompt.name!r} is for the task {prompt.task}, this bundle runs "
+            f"{', '.join(tasks)}. Train a prompt for {' or '.join(tasks)}."
         )
     expected: dict[str, tuple[int | None, ...]] = {"prompt_embeds": (None, manifest.hidden_size)}
+    if manifest.image is not None:
+        expected["prompt_embeds"] = (_depth(prompt, manifest.image), None, manifest.hidden_size)
+        boxes_are_read = prompt.task == "object-detection" and manifest.image.detects == "tokens"
+        if boxes_are_read and manifest.head_size is not None:
+            expected |= {"box.weight": (4, manifest.head_size), "box.bias": (4,)}
     if manifest.kv is not None:
         kv = manifest.kv
         expected["prompt_kv"] = (kv.num_layers, 2, kv.num_kv_heads, None, kv.head_dim)
@@ -122,6 +131,8 @@ def check_fits(prompt: Prompt, manifest: Manifest) -> None:
     rows_and_prefixes = {"prompt_embeds", "prompt_kv"} & {*prompt.tensors}
     if manifest.head_size is not None:
         _check_head(prompt, manifest)
+    if manifest.image is not None and prompt.task != "image-classification":
+        _check_parts(prompt, manifest.image)
     if len(rows_and_prefixes) > 1 or (manifest.head_size is None and not rows_and_prefixes):
         raise IncompatibleError(
             f"prompt {prompt.name!r} holds {', '.join(prompt.tensors) or 'no tensor'}, this bundle "
@@ -146,6 +157,28 @@ def check_fits(prompt: Prompt, manifest: Manifest) -> None:
                 f"prompt {prompt.name!r}: {name} holds values that are not finite in the bundle's "
                 f"{manifest.float_type}. Export the model in fp32, or retrain."
             )
+
+
+def _depth(prompt: Prompt, image: ImageGeometry) -> int:
+    """How many tables of rows a prompt for an image model has: one, or one for each layer."""
+    found = prompt.tensors.get("prompt_embeds")
+    is_deep = found is not None and found.ndim == 3 and len(found) != 1
+    return image.num_layers if is_deep else 1
+
+
+def _check_parts(prompt: Prompt, image: ImageGeometry) -> None:
+    """Check that a prompt has what its task reads: a class off each patch, or class and box off each token."""
+    needed: tuple[str, ...] = ("head.weight",)
+    why = "a patch's class is read with head.*"
+    if prompt.task == "object-detection" and image.detects == "tokens":
+        needed = ("prompt_embeds", "head.weight", "box.weight", "box.bias")
+        why = "each of its virtual tokens finds one thing, whose class is read with head.*, its box with box.*"
+    lacking = [name for name in needed if name not in prompt.tensors]
+    if lacking:
+        raise IncompatibleError(
+            f"prompt {prompt.name!r} is for {prompt.task} and lacks {', '.join(lacking)}: {why}. Pack all "
+            "that was trained."
+        )
 
 
 def _check_head(prompt: Prompt, manifest: Manifest) -> None:
@@ -185,7 +218,7 @@ def _check_head(prompt: Prompt, manifest: Manifest) -> None:
             f"prompt {prompt.name!r}: head.weight has {classes} rows, expected 2: where an answer starts, "
             "and where it ends. It is a head for another task."
         )
-    if classes < 2:
+    if classes < 2 and prompt.task != "object-detection":
         raise IncompatibleError(
             f"prompt {prompt.name!r}: head.weight has {classes} row, expected one for each of two classes "
             "or more. A head for regression is not run."

@@ -38,6 +38,8 @@ TENSOR_RANKS = {
     "head.bias": (1,),
     "head.dense.weight": (2,),
     "head.dense.bias": (1,),
+    "box.weight": (2,),
+    "box.bias": (1,),
 }
 
 # Longest value of each metadata key in bytes of UTF-8, in the order in which they are checked.

@@ -20,6 +20,7 @@ from edgept.atomic import atomic_folder
 from edgept.bundle import (
     HASHES_NAME,
     MANIFEST_NAME,
+    PREPROCESSOR_NAME,
     TABLE_NAME,
     WEIGHTS_ENDING,
     BundleFile,
@@ -34,7 +35,7 @@ from edgept.export.chatter import logged
 from edgept.export.data_parity import read_rows
 from edgept.export.decoder_classifier import export_decoder_classifier
 from edgept.export.encoder_exporter import export_encoder, padding_id, prefix_geometry
-from edgept.export.families import ENCODERS, SEQ2SEQ
+from edgept.export.families import ENCODERS, SEQ2SEQ, VISION
 from edgept.export.fingerprint import fingerprint
 from edgept.export.genai_config import write_genai_config
 from edgept.export.generation_rules import read_decoding, unread_settings
@@ -46,16 +47,19 @@ from edgept.export.graph import (
     declare_prompt_input,
 )
 from edgept.export.heads import find_head, head_labels, head_tensors, task_of
+from edgept.export.image_preprocessor import read_preprocessor
 from edgept.export.kept_modules import check_exclusions, check_head
 from edgept.export.llm_builder import BuilderError
 from edgept.export.parity import check_parity
 from edgept.export.pooling import read_pooling
+from edgept.export.prompted_vision import PromptedVision
 from edgept.export.quantize import quantize_weights
 from edgept.export.seq2seq_exporter import export_seq2seq, probe_seq2seq_kv
 from edgept.export.source import ModelSource, find_model, load_frozen
 from edgept.export.tally import Parity
 from edgept.export.tokenizer_table import compile_tokenizer
 from edgept.export.torch_exporter import export_decoder, probe_kv
+from edgept.export.vision_exporter import declare_vision_inputs, export_vision, vision_labels
 from edgept.export.weights import PRECISIONS, WeightFormat
 from edgept.runtime.model import load
 from edgept.runtime.text import Tokenizer
@@ -165,27 +169,36 @@ def export_model(
             )
         if precision is None:
             # encoders are small, and run once a text: their weights are not what takes the time
-            on_cpu = (source.is_encoder or source.is_seq2seq) and target == "cpu"
+            reads_once = source.is_encoder or source.is_seq2seq or source.is_image
+            on_cpu = reads_once and target == "cpu"
             precision = "fp32" if on_cpu else PRECISIONS[target][0]
         weights = WeightFormat(
             precision, target, block_size, tuple(exclude_modules), head_precision
         )
         weights.check_exceptions(source.task)
-        if weights.dynamic and not source.is_encoder:
+        if weights.dynamic and not (source.is_encoder or source.is_image):
             raise UsageError(
-                "int8-dynamic is quicker only where many tokens are run at once, so it is for encoders. "
+                "int8-dynamic is quicker only where many tokens are run at once, so it is for encoders and image models. "
                 "Choose int8 or int4."
             )
         data = None if verify_data is None else read_rows(verify_data, columns, source.task)
         build = _build_seq2seq if source.is_seq2seq else _build
+        if source.is_image:
+            build = _build_vision
         reference, graphs, kv = build(source, folder, log, weights, progress)
         check_head(graphs, weights)
         if generates:
             add_logits_to_keep(graphs[0].graph)
         progress("writing the bundle")
-        _save_tokenizer(source, folder)
-        _save_table(folder, progress)
-        manifest = _describe(source, reference, graphs[0], kv, weights, max_virtual_tokens)
+        if source.is_image:
+            manifest = _describe_vision(source, reference, graphs[0], weights, max_virtual_tokens)
+            if manifest.image is not None:
+                _, settings = read_preprocessor(source)
+                (folder / PREPROCESSOR_NAME).write_text(settings, encoding="utf-8")
+        else:
+            _save_tokenizer(source, folder)
+            _save_table(folder, progress)
+            manifest = _describe(source, reference, graphs[0], kv, weights, max_virtual_tokens)
         _save(graphs, folder, manifest)
         if generates and not (folder / "genai_config.json").is_file():
             write_genai_config(folder, manifest, source.config.num_attention_heads)
@@ -317,6 +330,28 @@ def _build_seq2seq(
     return reference, graphs, kv
 
 
+def _build_vision(
+    source: ModelSource,
+    folder: Path,  # noqa: ARG001 - as _build_seq2seq
+    log: Path,  # noqa: ARG001
+    weights: WeightFormat,
+    progress: Callable[[str], object],
+) -> tuple[Any, list[ir.Model], None]:
+    """The same of an image model, whose graph takes pictures."""
+    reference = load_frozen(source)
+    check_exclusions(reference, weights)
+    # before the long part: what would be wrong at its end
+    progress("exporting the graph with torch.onnx")
+    model = copy.deepcopy(reference).half() if weights.half else reference
+    graph = export_vision(model)
+    if weights.bits is not None:
+        progress(f"quantising the weights to {weights.precision}")
+        graph = quantize_weights(graph, weights, model)
+    float_type = ir.DataType.FLOAT16 if weights.half else ir.DataType.FLOAT
+    declare_vision_inputs(graph.graph, reference, float_type)
+    return reference, [graph], None
+
+
 def _default_head(reference: Any, dtype: ir.DataType) -> dict[str, Any]:
     """The model's own head, by the graph's names; zeros where it has none, of one class if it may."""
     head = {name: tensor.numpy() for name, tensor in head_tensors(reference).items()}
@@ -388,7 +423,6 @@ def _describe(
     padding = None if family is None else padding_id(reference, family)
     if padding is not None:
         max_positions -= padding + 1  # rows of the table that no token's position takes
-    rows = next(item for item in graph.graph.inputs if item.name == "prompt_embeds")
     head = head_tensors(reference)
     pooling, normalize = None, False
     if source.task == "feature-extraction":
@@ -412,17 +446,8 @@ def _describe(
         kv=kv,
         bos_token_id=bos if isinstance(bos, int) else None,
         eos_token_ids=source.eos_token_ids,
-        precision=weights.precision,
-        block_size=weights.block_size if weights.bits and not weights.dynamic else None,
-        exclude_modules=list(weights.exclude_modules),
+        **_provenance(reference, graph, weights),
         head_precision=weights.head_precision,
-        float_type="float16" if rows.dtype == ir.DataType.FLOAT16 else "float32",
-        target=weights.target,
-        providers=_PROVIDERS[weights.target],
-        opset=dict(graph.opset_imports),
-        min_onnxruntime=_MIN_ONNXRUNTIME,
-        fingerprint=fingerprint(reference),
-        created_by=f"edgept {__version__}, PyTorch {torch.__version__}",
         head_size=find_head(reference).in_features if head else None,
         head_dense="head.dense.weight" in head,
         labels=head_labels(reference) if head else [],
@@ -434,6 +459,53 @@ def _describe(
         if source.is_seq2seq
         else None,
     )
+
+
+def _describe_vision(
+    source: ModelSource,
+    reference: Any,
+    graph: ir.Model,
+    weights: WeightFormat,
+    max_virtual_tokens: int | None,
+) -> Manifest:
+    prompted = PromptedVision(reference, VISION[source.config.model_type])
+    limit = max_virtual_tokens or _MAX_VIRTUAL_TOKENS
+    if limit < 1:
+        raise UsageError(f"--max-virtual-tokens {limit}, expected at least 1.")
+    return Manifest(
+        source=source.name,
+        architecture=type(reference).__name__,
+        model_type=source.config.model_type,
+        task=source.task,
+        vocab_size=0,
+        hidden_size=prompted.hidden_size,
+        max_positions=1 + limit + prompted.geometry.num_patches,
+        max_virtual_tokens=limit,
+        kv=None,
+        bos_token_id=None,
+        eos_token_ids=[],
+        **_provenance(reference, graph, weights),
+        head_size=prompted.head_size,
+        labels=vision_labels(reference),
+        image=prompted.geometry,
+    )
+
+
+def _provenance(reference: Any, graph: ir.Model, weights: WeightFormat) -> dict[str, Any]:
+    """What is said of every bundle alike: weights, provider, versions, fingerprint."""
+    rows = next(item for item in graph.graph.inputs if item.name == "prompt_embeds")
+    return {
+        "precision": weights.precision,
+        "block_size": weights.block_size if weights.bits and not weights.dynamic else None,
+        "exclude_modules": list(weights.exclude_modules),
+        "float_type": "float16" if rows.dtype == ir.DataType.FLOAT16 else "float32",
+        "target": weights.target,
+        "providers": _PROVIDERS[weights.target],
+        "opset": dict(graph.opset_imports),
+        "min_onnxruntime": _MIN_ONNXRUNTIME,
+        "fingerprint": fingerprint(reference),
+        "created_by": f"edgept {__version__}, PyTorch {torch.__version__}",
+    }
 
 
 def _save(graphs: list[ir.Model], folder: Path, manifest: Manifest) -> None:

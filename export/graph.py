@@ -18,6 +18,7 @@ __all__ = [
     "add_logits_to_keep",
     "add_virtual_tokens",
     "declare_head_inputs",
+    "declare_input",
     "declare_prefix_input",
     "declare_prompt_input",
 ]
@@ -30,7 +31,7 @@ _ALL_POSITIONS = 1 << 31
 def declare_prompt_input(graph: ir.Graph, hidden_size: int, dtype: ir.DataType) -> ir.Value:
     """Make `prompt_embeds` (num_virtual_tokens, hidden) an input whose default is one row of zeros."""
     default = np.zeros((1, hidden_size), dtype.numpy())
-    return _declare(graph, "prompt_embeds", ["num_virtual_tokens", hidden_size], default)
+    return declare_input(graph, "prompt_embeds", ["num_virtual_tokens", hidden_size], default)
 
 
 def declare_head_inputs(graph: ir.Graph, head: Mapping[str, npt.NDArray[Any]]) -> None:
@@ -43,20 +44,20 @@ def declare_head_inputs(graph: ir.Graph, head: Mapping[str, npt.NDArray[Any]]) -
     for name, default in head.items():
         value = next(item for item in graph.inputs if item.name == name)
         dims = [size if isinstance(size, int) else str(size.value) for size in value.shape or ()]
-        _declare(graph, name, dims, default)
+        declare_input(graph, name, dims, default)
 
 
 def declare_prefix_input(graph: ir.Graph, kv: KVGeometry, dtype: ir.DataType) -> None:
     """Make an encoder's `prompt_kv` an optional input whose default is no position at all."""
     dims: list[str | int] = [kv.num_layers, 2, kv.num_kv_heads, "num_prefix_tokens", kv.head_dim]
     default = np.zeros((kv.num_layers, 2, kv.num_kv_heads, 0, kv.head_dim), dtype.numpy())
-    _declare(graph, "prompt_kv", dims, default)
+    declare_input(graph, "prompt_kv", dims, default)
 
 
-def _declare(
+def declare_input(
     graph: ir.Graph, name: str, dims: list[str | int], default: npt.NDArray[Any]
 ) -> ir.Value:
-    """Make a value an input that may be left out."""
+    """Make a value an input that may be left out; its shape and the value that it has then are given."""
     value = next((item for item in graph.inputs if item.name == name), None)
     if value is None:
         value = ir.Value(name=name)

@@ -1,17 +1,19 @@
 """The layers that a task ends in: the part of a model that every prompt may bring its own of."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import nn
 from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES,
     MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES,
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
     MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
 )
 
 from edgept.errors import ExportError
-from edgept.export.families import ENCODERS
+from edgept.export.families import ENCODERS, VISION
 
 __all__ = [
     "find_head",
@@ -27,6 +29,7 @@ _TASKS: dict[str, Any] = {
     "text-classification": MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
     "token-classification": MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
     "question-answering": MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES,
+    "image-classification": MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES,
 }
 # What sequence classifiers of other families call their last layer: decoder-only models have a score.
 _OTHER_NAMES = ("classifier", "score")
@@ -37,7 +40,12 @@ _PREFIXES = ("head", "head.dense")
 def task_of(model: Any) -> str | None:
     """The task that a transformers model has a head for; None of one without."""
     name = type(model).__name__
-    return next((task for task, names in _TASKS.items() if name in names.values()), None)
+    return next((task for task, names in _TASKS.items() if name in _flat(names.values())), None)
+
+
+def _flat(names: Iterable[str | tuple[str, ...]]) -> list[str]:
+    """Names of classes; a family may have several for a task."""
+    return [item for name in names for item in ((name,) if isinstance(name, str) else name)]
 
 
 def find_layers(model: Any) -> dict[str, nn.Linear]:
@@ -53,8 +61,10 @@ def find_layers(model: Any) -> dict[str, nn.Linear]:
     task = task_of(model)
     if task is None:
         return {}
-    family = ENCODERS.get(model.config.model_type)
-    if family is not None:
+    family, image = (families.get(model.config.model_type) for families in (ENCODERS, VISION))
+    if image is not None:
+        names = image.head_layers(model)
+    elif family is not None:
         names = family.head_layers(task)
     else:
         names = tuple(name for name in _OTHER_NAMES if hasattr(model, name))[:1]

@@ -11,10 +11,12 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
+    AutoModelForImageClassification,
     AutoModelForQuestionAnswering,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
+    AutoModelForZeroShotObjectDetection,
     GenerationConfig,
 )
 from transformers.models.auto.modeling_auto import (
@@ -25,8 +27,9 @@ from transformers.models.auto.modeling_auto import (
 
 from edgept.bundle import SEQ2SEQ_TASK
 from edgept.errors import ExportError, UsageError
-from edgept.export.families import ENCODERS, SEQ2SEQ
+from edgept.export.families import ENCODERS, SEQ2SEQ, VISION, EncoderFamily, VisionFamily
 from edgept.export.heads import find_layers
+from edgept.export.image_preprocessor import adopt_preprocessor
 
 __all__ = ["SUPPORTED_TASKS", "ModelSource", "find_model", "load_frozen"]
 
@@ -38,6 +41,9 @@ _AUTO_CLASSES: dict[str, Any] = {
     "question-answering": AutoModelForQuestionAnswering,
     "feature-extraction": AutoModel,
     SEQ2SEQ_TASK: AutoModelForSeq2SeqLM,
+    "image-classification": AutoModelForImageClassification,
+    "image-feature-extraction": AutoModel,
+    "zero-shot-object-detection": AutoModelForZeroShotObjectDetection,
 }
 SUPPORTED_TASKS = tuple(_AUTO_CLASSES)
 _DECODER_TASKS = ("text-generation", "text-classification")
@@ -73,6 +79,11 @@ class ModelSource:
     def is_encoder(self) -> bool:
         """Whether the model is an encoder, which reads a text as a whole and keeps no cache."""
         return self.config.model_type in ENCODERS
+
+    @property
+    def is_image(self) -> bool:
+        """Whether the model reads pictures."""
+        return self.config.model_type in VISION
 
     @property
     def is_seq2seq(self) -> bool:
@@ -147,7 +158,26 @@ def _download(hub_id: str) -> Path:
     return folder
 
 
+def _find_image_task(config: Any, architecture: str, task: str | None) -> str:
+    """That of a picture's own head where the model has one; prompts are free in what they make of it."""
+    family = VISION[config.model_type]
+    found = ["image-feature-extraction"]
+    if architecture in family.heads:
+        found.insert(0, "image-classification")
+    if family.boxes is not None:
+        found = ["zero-shot-object-detection"]
+    wanted = "image-feature-extraction" if task == "feature-extraction" else task or found[0]
+    if wanted not in found:
+        raise UsageError(
+            f"{architecture} is an image model, which is exported for {' or '.join(found)}, found --task {task}. What a "
+            "prompt makes of it (classes, segments, boxes) the prompt says: leave --task out."
+        )
+    return wanted
+
+
 def _find_task(config: Any, architecture: str, task: str | None) -> str:
+    if config.model_type in VISION:
+        return _find_image_task(config, architecture, task)
     if task is not None:
         task = TasksManager.map_from_synonym(task).removesuffix("-with-past")
     else:
@@ -228,11 +258,17 @@ def load_frozen(source: ModelSource, dtype: torch.dtype = torch.float32) -> Any:
     their own. It is then all zeros.
 
     Raises:
-        ExportError: the weights cannot be loaded, or some are missing from the checkpoint.
+        ExportError: the weights cannot be loaded, or some are missing from the checkpoint; or of an image
+            model, see `adopt_preprocessor`.
     """
-    family = ENCODERS.get(source.config.model_type)
+    model_type = source.config.model_type
+    family = ENCODERS.get(model_type)
     options: dict[str, Any] = {}
-    if source.task == "feature-extraction" and family is not None and family.has_pooler:
+    bare: EncoderFamily | VisionFamily | None
+    bare = VISION.get(model_type) if source.task == "image-feature-extraction" else None
+    if source.task == "feature-extraction":
+        bare = family
+    if bare is not None and bare.has_pooler:
         options["add_pooling_layer"] = False
     try:
         loaded: Any = _AUTO_CLASSES[source.task].from_pretrained(
@@ -267,4 +303,6 @@ def load_frozen(source: ModelSource, dtype: torch.dtype = torch.float32) -> Any:
             f"{reason}. Give a complete checkpoint; a peft folder is a prompt, its base model is what is "
             "exported."
         )
+    if source.is_image:
+        adopt_preprocessor(model, source)
     return model.eval().requires_grad_(False)

@@ -99,7 +99,7 @@ def read_prompt_file(data: bytes | Path, max_bytes: int = 0) -> dict[str, Any] |
     )
     for name in (
         *("prompt_embeds", "prompt_kv", "head.weight"),
-        *("head.bias", "head.dense.weight", "head.dense.bias"),
+        *("head.bias", "head.dense.weight", "head.dense.bias", "box.weight", "box.bias"),
     ):
         shape, rank = (ctypes.c_size_t * 5)(), ctypes.c_size_t()
         values = library.edgept_prompt_file_tensor(file, name.encode(), shape, ctypes.byref(rank))

@@ -199,6 +199,26 @@ def _layout(add: Add) -> None:
     fields["head.bias"] = {"dtype": "F32", "shape": [2], "data_offsets": [32, 40]}
     add("bias-without-weight", Reason.HEAD_MISMATCH, encode(fields, ROWS + bytes(8)))
     _dense_head(add)
+    _box(add)
+
+
+def _box(add: Add) -> None:
+    """What reads a box, beside a head of (2, 2)."""
+
+    def with_box(name: str, **shapes: list[int]) -> None:
+        fields = valid_fields()
+        end = 32
+        for part, shape in shapes.items():
+            begin, end = end, end + 4 * math.prod(shape)
+            tensor = {"dtype": "F32", "shape": shape, "data_offsets": [begin, end]}
+            fields[part.replace("_", ".")] = tensor
+        add(name, Reason.BOX_MISMATCH, encode(fields, ROWS + bytes(end - 32)))
+
+    with_box("box-without-its-bias", head_weight=[2, 2], box_weight=[4, 2])
+    with_box("box-bias-alone", head_weight=[2, 2], box_bias=[4])
+    with_box("box-without-a-head", box_weight=[4, 2], box_bias=[4])
+    with_box("box-of-three-numbers", head_weight=[2, 2], box_weight=[3, 2], box_bias=[3])
+    with_box("box-of-another-width", head_weight=[2, 2], box_weight=[4, 3], box_bias=[4])
 
 
 def _dense_head(add: Add) -> None:

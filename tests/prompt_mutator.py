@@ -29,7 +29,7 @@ _TOKENS = [
     *(b'"F16"', b'"BF16"', b'"labels"', b'"name"', b"999999999999999", b"\xf4\x8f\xbf\xbf", b"\n"),
 ]
 _NAMES = ["prompt_embeds", "prompt_kv", "head.weight", "head.bias"]
-_NAMES += ["head.dense.weight", "head.dense.bias", "__metadata__", "lora"]
+_NAMES += ["head.dense.weight", "head.dense.bias", "box.weight", "box.bias", "__metadata__", "lora"]
 _SLOW_SECONDS = 1.0
 
 

@@ -454,6 +454,10 @@ def test_names_that_the_encoding_lacks(bundle: Path, files: Path) -> None:
 # The interactive session
 
 
+def _listen_to_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 class Terminal:
     """An `edgept run` at a terminal of its own."""
 
@@ -467,6 +471,8 @@ class Terminal:
             stderr=device,
             env={**os.environ, "TERM": "dumb", "OMP_NUM_THREADS": "1", "COLUMNS": "200"},
             start_new_session=True,
+            # what runs the tests in the background may ignore Ctrl-C, and children would inherit that
+            preexec_fn=_listen_to_interrupts,
         )
         os.close(device)
 

@@ -60,6 +60,8 @@ def full_prompt() -> Prompt:
             "head.bias": array(2),
             "head.dense.weight": array(8, 8),
             "head.dense.bias": array(8),
+            "box.weight": array(4, 8),
+            "box.bias": array(4),
         },
         labels=("ja, bitte", 'nein "danke"'),
         base_model="org/model",

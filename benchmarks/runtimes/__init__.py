@@ -83,5 +83,12 @@ RUNTIMES = {
         "onnxruntime's optimizer, dynamic int8", "encoder_graph", "onnxruntime fused-int8"
     ),
     "encoder-openvino": Runtime("OpenVINO, float32", "encoder_graph", "openvino plain f32"),
+    "vision": Runtime("edgept, float32", "vision", "fp32"),
+    "vision-dynamic": Runtime("edgept, int8-dynamic", "vision", "int8-dynamic"),
+    "vision-onnxruntime": Runtime(
+        "onnxruntime on the plain export, float32", "vision_graph", "onnxruntime"
+    ),
+    "vision-openvino": Runtime("OpenVINO, float32", "vision_graph", "openvino"),
+    "vision-pytorch": Runtime("PyTorch, float32", "vision_graph", "pytorch"),
     "encoder-openvino-bf16": Runtime("OpenVINO, bfloat16", "encoder_graph", "openvino plain bf16"),
 }

@@ -45,6 +45,7 @@ class Reason(StrEnum):
     DATA_OVERLAP = "data-overlap"  # bytes that two tensors own
     DATA_TRAILING = "data-trailing"  # bytes after the last tensor
     HEAD_MISMATCH = "head-mismatch"  # parts of a head that do not belong together
+    BOX_MISMATCH = "box-mismatch"  # not four numbers off what the head reads
     # Rule 5: the values.
     VALUE_NOT_FINITE = "value-not-finite"  # an infinity or a NaN
     # Rule 6: the metadata.

@@ -123,7 +123,9 @@ def read_tensors(
     in_file_order = sorted(entries, key=lambda entry: (entry.begin, entry.end))
     _check_layout(in_file_order, header.data_bytes)
     if ranks is not None:
-        _check_head({entry.name: entry.shape for entry in entries})
+        shapes = {entry.name: entry.shape for entry in entries}
+        _check_head(shapes)
+        _check_box(shapes)
     arrays = {entry.name: _read_values(stream, entry) for entry in in_file_order}
     if stream.read(1):
         raise _changed()
@@ -254,6 +256,17 @@ def _check_head(shapes: Mapping[str, tuple[int, ...]]) -> None:
             Reason.HEAD_MISMATCH,
             f"head.dense.weight has shape {dense[0]}, head.dense.bias {dense[1]}, head.weight {weight}; "
             f"the layer in front of head.weight is as large as that has columns, both ways. {_EXPORT_AGAIN}",
+        )
+
+
+def _check_box(shapes: Mapping[str, tuple[int, ...]]) -> None:
+    box = shapes.get("box.weight"), shapes.get("box.bias")
+    weight = shapes.get("head.weight", (0, 0))
+    if box not in ((None, None), ((4, weight[1]), (4,))):
+        raise InvalidFileError(
+            Reason.BOX_MISMATCH,
+            f"box.weight has shape {box[0]}, box.bias {box[1]}, head.weight {shapes.get('head.weight')}; a "
+            f"box is four numbers, each with a bias, read off what head.weight reads. {_EXPORT_AGAIN}",
         )
 
 

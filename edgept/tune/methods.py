@@ -26,6 +26,9 @@ PEFT_NAMES = {
     "multitask": "multitask_prompt_tuning",
     "cpt": "cpt",
     "head": "head",
+    "vpt-shallow": "vpt_shallow",
+    "vpt-deep": "vpt_deep",
+    "coop": "coop",
 }
 # what goes on from a prompt file is put there afterwards, see start.py
 _PEFT_TASKS = {

@@ -18,7 +18,13 @@ from edgept.tune.settings import Settings
 
 __all__ = ["check_start", "put_start", "read_start", "start_digest", "start_labels", "with_start"]
 
-_TENSORS = {"prompt-tuning": "prompt_embeds", "prefix-tuning": "prompt_kv", "head": None}
+_TENSORS = {
+    "prompt-tuning": "prompt_embeds",
+    "prefix-tuning": "prompt_kv",
+    "vpt-shallow": "prompt_embeds",
+    "vpt-deep": "prompt_embeds",
+    "head": None,
+}
 
 
 def read_start(settings: Settings) -> Prompt | None:
@@ -44,7 +50,7 @@ def read_start(settings: Settings) -> Prompt | None:
 
 
 def with_start(settings: Settings, start: Prompt | None) -> Settings:
-    """The settings with the length of the prompt that the run begins from.
+    """The settings with the length of the prompt that the run begins from, and a visual prompt's depth.
 
     Raises:
         UsageError: another one was asked for.
@@ -56,6 +62,9 @@ def with_start(settings: Settings, start: Prompt | None) -> Settings:
             f"the prompt {start.name!r} has {start.num_virtual_tokens} virtual tokens, and "
             f"{settings.virtual_tokens} were asked for. Leave --virtual-tokens out."
         )
+    rows = start.tensors.get("prompt_embeds")
+    if rows is not None and rows.ndim == 3:  # a visual prompt says by its tables which it is
+        settings = replace(settings, method="vpt-deep" if len(rows) > 1 else "vpt-shallow")
     return replace(settings, virtual_tokens=start.num_virtual_tokens)
 
 
@@ -74,7 +83,7 @@ def start_labels(start: Prompt | None, labels: tuple[str, ...]) -> tuple[str, ..
     if "head.weight" not in start.tensors or not start.labels:
         lacks = "names no classes" if "head.weight" in start.tensors else "has no head"
         raise UsageError(
-            f"the prompt {start.name!r} {lacks}, and text-classification goes on with both. Pack it with "
+            f"the prompt {start.name!r} {lacks}, and a task with labels goes on with both. Pack it with "
             "'edgept prompt pack --labels', or begin with another --init."
         )
     if unknown := [label for label in labels if label not in start.labels]:
@@ -85,8 +94,13 @@ def start_labels(start: Prompt | None, labels: tuple[str, ...]) -> tuple[str, ..
     return start.labels
 
 
-def check_start(start: Prompt | None, backbone: Backbone) -> None:
+def check_start(start: Prompt | None, backbone: Backbone, task: str) -> None:
     """Refuse a prompt of another model or task.
+
+    Args:
+        start: the prompt; None is fine.
+        backbone: the frozen model.
+        task: that is learnt.
 
     Raises:
         IncompatibleError: with the reason.
@@ -99,9 +113,9 @@ def check_start(start: Prompt | None, backbone: Backbone) -> None:
             f"{start.fingerprint[:12]}…, that of {backbone.source.name} is {backbone.fingerprint[:12]}…. "
             "Give the model that it was trained for."
         )
-    if start.task != backbone.task:
+    if start.task != task:
         raise IncompatibleError(
-            f"the prompt {start.name!r} is for {start.task}, and the model is loaded for {backbone.task}. "
+            f"the prompt {start.name!r} is for {start.task}, and what is learnt is {task}. "
             f"Say --task {start.task}, or begin with another --init."
         )
 

@@ -8,21 +8,28 @@ from edgept.export.families import (
     albert,
     bart,
     bert,
+    clip,
     deberta_v2,
+    deit,
+    dinov2,
     distilbert,
     electra,
     marian,
     mbart,
     modernbert,
     mpnet,
+    owlvit,
     pegasus,
     roberta,
+    siglip,
     t5,
+    vit,
 )
 from edgept.export.families.encoder import EncoderFamily
 from edgept.export.families.seq2seq import Seq2SeqFamily
+from edgept.export.families.vision import VisionFamily
 
-__all__ = ["ENCODERS", "SEQ2SEQ", "EncoderFamily", "Seq2SeqFamily"]
+__all__ = ["ENCODERS", "SEQ2SEQ", "VISION", "EncoderFamily", "Seq2SeqFamily", "VisionFamily"]
 
 _FAMILIES = (bert, roberta, distilbert, albert, electra, deberta_v2, mpnet, modernbert)
 
@@ -33,5 +40,10 @@ ENCODERS: dict[str, EncoderFamily] = {
 SEQ2SEQ: dict[str, Seq2SeqFamily] = {
     model_type: module.FAMILY
     for module in (t5, bart, mbart, marian, pegasus)
+    for model_type in module.FAMILY.model_types
+}
+VISION: dict[str, VisionFamily] = {
+    model_type: module.FAMILY
+    for module in (vit, deit, dinov2, clip, siglip, owlvit)
     for model_type in module.FAMILY.model_types
 }

@@ -116,7 +116,8 @@ EDGEPT_API const char *edgept_prompt_file_metadata(const struct edgept_prompt_fi
 
 /*
  * A tensor's values as float32, row by row; NULL where it is absent. Live as the file.
- * name: "prompt_embeds", "prompt_kv", "head.weight", "head.bias", "head.dense.weight", "head.dense.bias".
+ * name: "prompt_embeds", "prompt_kv", "head.weight", "head.bias", "head.dense.weight", "head.dense.bias",
+ * "box.weight", "box.bias".
  * shape: gets the dimensions, the rest is 0. rank: gets their number.
  */
 EDGEPT_API const float *edgept_prompt_file_tensor(const struct edgept_prompt_file *file,

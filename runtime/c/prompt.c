@@ -41,12 +41,15 @@ static enum edgept_status check_shapes(const struct edgept_facts *facts,
         {0, facts->head_size},
         {0},
         {facts->head_size, facts->head_size},
-        {facts->head_size}};
-    static const size_t ranks[] = {2, 5, 2, 1, 2, 1};
+        {facts->head_size},
+        {0},
+        {0}};
+    static const size_t ranks[] = {2, 5, 2, 1, 2, 1, 2, 1};
     for (size_t i = 0; i < EDGEPT_TENSOR_NAMES; i++) {
         bool is_taken = i == EDGEPT_PROMPT_EMBEDS || (i == EDGEPT_PROMPT_KV && facts->has_cache) ||
                         (i > EDGEPT_PROMPT_KV && facts->head_size != 0 &&
-                         (i <= EDGEPT_HEAD_BIAS || facts->head_is_dense));
+                         (i <= EDGEPT_HEAD_BIAS ||
+                          (facts->head_is_dense && i <= EDGEPT_HEAD_DENSE_BIAS)));
         if (file->tensors[i].values == NULL)
             continue;
         if (!is_taken || !has_shape(&file->tensors[i], ranks[i], shapes[i]))

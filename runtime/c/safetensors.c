@@ -27,8 +27,9 @@ _Static_assert(sizeof(size_t) >= 8, "libedgept needs a 64-bit size_t"); /* lengt
 #define MAX_DEPTH 3 /* file, tensor, shape */
 
 const char *const edgept_tensor_names[EDGEPT_TENSOR_NAMES] = {
-    "prompt_embeds", "prompt_kv", "head.weight", "head.bias", "head.dense.weight", "head.dense.bias"};
-static const size_t min_ranks[] = {2, 5, 2, 1, 2, 1}, max_ranks[] = {3, 5, 2, 1, 2, 1};
+    "prompt_embeds", "prompt_kv", "head.weight", "head.bias", "head.dense.weight", "head.dense.bias",
+    "box.weight", "box.bias"};
+static const size_t min_ranks[] = {2, 5, 2, 1, 2, 1, 2, 1}, max_ranks[] = {3, 5, 2, 1, 2, 1, 2, 1};
 
 
 /* One tensor as the header announces it: bytes [begin, end) of the data. */
@@ -283,6 +284,22 @@ static const char *check_head(const struct layout *layout)
     return fits ? NULL : "head-mismatch";
 }
 
+/* Whether what reads a box reads what the head does. */
+static const char *check_box(const struct layout *layout)
+{
+    const struct entry *found[EDGEPT_TENSOR_NAMES] = {NULL};
+    for (size_t i = 0; i < layout->count; i++)
+        found[layout->entries[i].name] = &layout->entries[i];
+    const struct entry *weight = found[EDGEPT_HEAD_WEIGHT], *box = found[EDGEPT_BOX_WEIGHT];
+    const struct entry *bias = found[EDGEPT_BOX_BIAS];
+    if (box == NULL && bias == NULL)
+        return NULL;
+    if (weight == NULL || box == NULL || bias == NULL)
+        return "box-mismatch";
+    bool fits = box->shape[0] == 4 && box->shape[1] == weight->shape[1] && bias->shape[0] == 4;
+    return fits ? NULL : "box-mismatch";
+}
+
 /* Every tensor of a checked header. */
 static const char *read_layout(const char *header, struct layout *layout)
 {
@@ -304,7 +321,9 @@ static const char *read_layout(const char *header, struct layout *layout)
     }
     if (reason == NULL)
         reason = check_layout(layout);
-    return reason != NULL ? reason : check_head(layout);
+    if (reason == NULL)
+        reason = check_head(layout);
+    return reason != NULL ? reason : check_box(layout);
 }
 
 /* ---- rule 5: the values ---- */
