@@ -46,11 +46,17 @@ class PromptedVision(nn.Module):
         self.norm = getattr(tower, family.norm)
         self.norm_first = getattr(tower, family.norm_first) if family.norm_first else None
         height, width = _pair(config.image_size)
+        patch = _pair(config.patch_size)
+        if patch[0] != patch[1]:
+            raise ExportError(
+                f"{type(model).__name__} has patches of {patch[1]} x {patch[0]} pixels; this version exports "
+                "models whose patches are square."
+            )
         self.geometry = ImageGeometry(
             len(self.layers),
             height,
             width,
-            int(config.patch_size),
+            patch[0],
             detects="tokens" if family.boxes is None else "patches",
         )
         self.hidden_size = int(config.hidden_size)
@@ -121,9 +127,10 @@ class PromptedVision(nn.Module):
         depth, count = prompt_embeds.shape[0], prompt_embeds.shape[2]
         sizes = [self.num_first, count, self.geometry.num_patches]
         # one table a layer; of a shallow prompt, the same one, which only the first layer takes
-        layer = torch.arange(len(self.layers)).clamp(max=depth - 1)
+        device = prompt_embeds.device
+        layer = torch.arange(len(self.layers), device=device).clamp(max=depth - 1)
         tables = prompt_embeds[layer].unbind(0)  # each (batch or 1, virtual tokens, hidden)
-        is_deep = torch.scalar_tensor(depth) > 1
+        is_deep = torch.scalar_tensor(depth, device=device) > 1
         first, patches = tokens.split([sizes[0], sizes[2]], 1)
         rows = tables[0].expand(tokens.shape[0], -1, -1)
         for index, block in enumerate(self.layers):

@@ -37,7 +37,7 @@ class Output:
         force: whether existing files may be replaced.
         several: whether the prompt's name is said, too.
         kept: the vectors, None for a picture that could not be read.
-        failed: errors, one for each picture that could not be read.
+        failed: pictures that could not be read, and why.
     """
 
     as_json: bool
@@ -46,7 +46,7 @@ class Output:
     force: bool
     several: bool
     kept: list[Any] = field(default_factory=list)
-    failed: list[EdgeptError] = field(default_factory=list)
+    failed: dict[Path, EdgeptError] = field(default_factory=dict)
     _names: set[str] = field(default_factory=set)
 
     def name(self, path: Path, prompt: str) -> str:
@@ -170,7 +170,7 @@ def _found(
 
 
 def _fail(path: Path, error: EdgeptError, output: Output, prompts: int) -> None:
-    output.failed.append(error)
+    output.failed.setdefault(path, error)
     if output.vectors:
         output.kept += [None] * prompts
     if output.as_json:

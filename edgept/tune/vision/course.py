@@ -75,6 +75,10 @@ class PictureCourse:
 
     def settle(self, backbone: Backbone, bundle: str | os.PathLike[str] | None) -> None:
         """Check the model, the prompt to begin from, and the bundle."""
+        if backbone.vision is None:
+            raise UsageError(
+                f"{backbone.source.name} reads text, and {self.training.path} has pictures. Give an image model."
+            )
         by_patches = backbone.vision.geometry.detects == "patches"
         if by_patches and self._task != "object-detection":
             raise UsageError(
@@ -145,8 +149,6 @@ class PictureCourse:
             self._learner = PictureLearner(job, module.to(job.backbone.device))
             return self._learner
         is_deep = settings.method == "vpt-deep"
-        if self._start is not None and "prompt_embeds" in self._start.tensors:
-            is_deep = len(self._start.tensors["prompt_embeds"]) > 1
         by_patches = vision.geometry.detects == "patches"
         make_module = QueryPrompt if by_patches else VisualPrompt
         module = make_module(
