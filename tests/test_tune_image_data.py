@@ -136,7 +136,7 @@ def test_coco_boxes_and_masks(tmp_path: Path) -> None:
     assert target.classes.tolist() == [1]
     masks = read_picture_data(path, Settings(task="image-segmentation"))
     assert masks.labels == ("background", "dog", "cat")
-    mask = read_mask(masks.rows[0], masks.labels, (10, 6))
+    mask = read_mask(masks.rows[0], masks.labels, (10, 6), masks.labels)
     assert mask.shape == (6, 10)
     assert set(mask[2:5, 1:5].ravel()) == {2}
     assert mask.sum() == 2 * 12
@@ -212,11 +212,36 @@ def mask_folder(root: Path, *, size: tuple[int, int] = (10, 6), mode: str = "L")
 def test_a_folder_of_masks(tmp_path: Path) -> None:
     data = read_picture_data(mask_folder(tmp_path), Settings())
     assert data.labels == ("0", "1")
-    assert read_mask(data.rows[0], data.labels, (10, 6)).tolist() == [[1] * 10] * 6
+    assert read_mask(data.rows[0], data.labels, (10, 6), data.labels).tolist() == [[1] * 10] * 6
     named = read_picture_data(tmp_path, Settings(labels=("road", "sky", "sea")))
     assert named.labels == ("road", "sky", "sea")
     (tmp_path / "labels.txt").write_text("road\nsky\n")
     assert read_picture_data(tmp_path, Settings()).labels == ("road", "sky")
+
+
+def test_numbers_of_masks_stand_for_names(tmp_path: Path) -> None:
+    """A run that goes on from a prompt has the classes in the prompt's order, and the files in theirs."""
+    data = read_picture_data(mask_folder(tmp_path), Settings())
+    mask = np.array([[0, 1, 255] + [1] * 7] * 6, np.uint8)
+    Image.fromarray(mask).save(tmp_path / "masks" / "a.png")
+    store = open_store(data, ["sky", "sea", "road"], Small(), whole=True, numbered=["road", "sky"])
+    assert store.mask(0)[0].tolist() == [2, 0, 255] + [0] * 7
+    with pytest.raises(InvalidFileError, match="has the class 1; there are 1 classes"):
+        open_store(data, ["sky", "road"], Small(), whole=True, numbered=["road"])
+
+
+def test_what_coco_masks_leave_uncovered_is_background(tmp_path: Path) -> None:
+    categories = [{"id": 3, "name": "cat"}, {"id": 9, "name": "background"}]
+    path = coco(tmp_path, categories=categories)
+    data = read_picture_data(path, Settings(task="image-segmentation"))
+    assert data.labels == ("cat", "background")
+    for labels in (data.labels, ("background", "cat")):
+        mask = read_mask(data.rows[0], labels, (10, 6), labels)
+        assert labels[mask[0, 0]] == "background"
+        assert labels[mask[3, 2]] == "cat"
+    folder = read_picture_data(mask_folder(tmp_path / "train"), Settings())
+    with pytest.raises(InvalidFileError, match=r"a\.png 'background'"):
+        picture_labels(folder, data)
 
 
 def test_held_out_masks_number_the_same_classes(tmp_path: Path) -> None:

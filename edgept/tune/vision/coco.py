@@ -24,7 +24,7 @@ def read_coco(path: Path, *, masks: bool) -> PictureData:
     Args:
         path: the file.
         masks: whether the segmentations are learnt, and not the boxes. What they leave uncovered is of
-            the class "background", the first one.
+            the class "background", which comes first where no category is called so.
 
     Raises:
         InvalidFileError: the file is of another form, or pictures of it cannot be learnt from; each is

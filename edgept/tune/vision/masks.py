@@ -17,7 +17,7 @@ _MODES = ("1", "L", "P")  # a number for each pixel
 
 
 def read_mask(
-    row: PictureRow, labels: Sequence[str], size: tuple[int, int]
+    row: PictureRow, labels: Sequence[str], size: tuple[int, int], numbered: Sequence[str]
 ) -> npt.NDArray[np.uint8]:
     """The mask of a row, (height, width): class indices, and 255 where nothing is learnt.
 
@@ -25,6 +25,8 @@ def read_mask(
         row: of masks.
         labels: names of the classes.
         size: width and height of its picture.
+        numbered: what the numbers of a file stand for, all of them among `labels`; in another order where a
+            run goes on from a prompt.
 
     Raises:
         InvalidFileError: the file is no mask, is of another size, or has a class that is none.
@@ -38,12 +40,14 @@ def read_mask(
             f"{row.mask} has {mask.shape[1]} x {mask.shape[0]} pixels, its picture {size[0]} x {size[1]}",
         )
     highest = int(mask[mask != IGNORED].max(initial=0))
-    if highest >= len(labels):
+    if highest >= len(numbered):
         raise InvalidFileError(
             "training-data",
-            f"{row.mask} has the class {highest}; there are {len(labels)} classes, from 0 on",
+            f"{row.mask} has the class {highest}; there are {len(numbered)} classes, from 0 on",
         )
-    return mask
+    indices = np.full(256, IGNORED, dtype=np.uint8)  # of `labels`, for each number
+    indices[: len(numbered)] = [labels.index(name) for name in numbered]
+    return np.asarray(indices[mask])
 
 
 def read_mask_file(path: Path) -> npt.NDArray[np.uint8]:

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from edgept.tune.vision.rows import Shape
+from edgept.tune.vision.rows import BACKGROUND, Shape
 
 __all__ = ["decode_counts", "paint"]
 
@@ -40,8 +40,8 @@ def decode_counts(text: str) -> list[int] | None:
 def paint(
     shapes: Sequence[Shape], labels: Sequence[str], width: int, height: int
 ) -> npt.NDArray[np.uint8]:
-    """The class of each pixel, (height, width): later shapes over earlier ones, the rest of class 0."""
-    canvas = Image.new("L", (width, height), 0)
+    """The class of each pixel, (height, width): later shapes over earlier ones, the rest background."""
+    canvas = Image.new("L", (width, height), labels.index(BACKGROUND))
     draw = ImageDraw.Draw(canvas)
     for shape in shapes:
         index = labels.index(shape.label)
