@@ -1,6 +1,9 @@
 """Pictures to learn from, in every form, and everything that can be wrong with them, named."""
 
 import json
+import struct
+import tracemalloc
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -343,6 +346,35 @@ def archive(**arrays: Any) -> Callable[[Path], Path]:
     return make
 
 
+def raw_archive(name: str = "train_images.npy", data: bytes = b"", **changes: Any) -> Any:
+    """An archive with good labels and one member of these bytes, whose directory may lie."""
+
+    def make(root: Path) -> Path:
+        path = root / "a.npz"
+        np.savez(path, train_labels=[0, 1])
+        with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as file:
+            file.writestr(name, data)
+        raw = bytearray(path.read_bytes())
+        for at in (raw.rfind(b"PK\1\2") + 8, raw.rfind(b"PK\3\4") + 6):  # flags, then the method
+            struct.pack_into("<H", raw, at, changes.get("flags", 0))
+            struct.pack_into("<H", raw, at + 2, changes.get("method", 8))
+        path.write_bytes(raw)
+        return path
+
+    return make
+
+
+def npy(shape: str, descr: str = "|u1", data: bytes = b"") -> bytes:
+    header = f"{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header.encode() + data
+
+
+def array_alone(root: Path) -> Path:
+    with (root / "a.npz").open("wb") as file:
+        np.save(file, GREY)
+    return root / "a.npz"
+
+
 def other_file(root: Path) -> Path:
     (root / "a.txt").write_text("x")
     return root / "a.txt"
@@ -370,6 +402,19 @@ GREY = np.zeros((2, 4, 4), np.uint8)
         (archive(train_images=GREY[..., None], train_labels=[0, 1]), "expected uint8"),
         (archive(train_images=GREY.astype(float), train_labels=[0, 1]), "expected uint8"),
         (archive(train_images=np.array([{}, {}]), train_labels=[0, 1]), "plain arrays"),
+        (archive(train_images=GREY, train_labels=[0, 2**40]), "has the label 1099511627776"),
+        (archive(train_images=GREY, train_labels=np.uint32([0, 2**32 - 1])), "a prompt file names"),
+        (array_alone, "is no .npz of plain arrays"),
+        (raw_archive(data=npy("(1125899906842624,)")), "is more than the 1073741824 bytes"),
+        (raw_archive(data=npy("(0, 1125899906842624)")), "is more than the 1073741824 bytes"),
+        (raw_archive(data=npy("(-2, 4, 4)", data=b"0" * 32)), "the shape (-2, 4, 4)"),
+        (raw_archive(data=npy("(2, 4, 4)", data=b"0" * 31)), "1 bytes are missing"),
+        (raw_archive(data=npy("(2, 4, 4)", data=b"0" * 33)), "more than the shape says"),
+        (raw_archive(data=npy("(2, 4, 4)", "|O")), "plain arrays"),
+        (raw_archive(data=b"no array"), "plain arrays"),
+        (raw_archive(data=npy("(2, 4, 4)", data=b"0" * 32), method=99), "plain arrays"),
+        (raw_archive(data=npy("(2, 4, 4)", data=b"0" * 32), flags=1), "is encrypted"),
+        (raw_archive("train_images", npy("(2, 4, 4)", data=b"0" * 32)), "plain arrays"),
     ],
 )
 def test_wrong_data_are_refused(
@@ -381,6 +426,29 @@ def test_wrong_data_are_refused(
     with pytest.raises(EdgeptError) as caught:
         read()
     assert expected in str(caught.value)
+
+
+def test_an_archive_is_not_unpacked_beyond_what_it_says(tmp_path: Path) -> None:
+    """A member that is not asked for is not touched, and a bomb not beyond the shape it gives."""
+    bomb = npy("(2, 4, 4)", data=bytes(1 << 26))
+    path = raw_archive("other.npy", b"no array")(tmp_path)
+    np.savez(tmp_path / "b.npz", train_images=GREY)
+    with zipfile.ZipFile(tmp_path / "b.npz") as made, zipfile.ZipFile(path, "a") as file:
+        file.writestr("train_images.npy", made.read("train_images.npy"))
+    assert len(read_picture_data(path, Settings()).rows) == 2
+    path = raw_archive(data=bomb)(tmp_path)
+    tracemalloc.start()
+    with pytest.raises(InvalidFileError, match="more than the shape says"):
+        read_picture_data(path, Settings())
+    assert tracemalloc.get_traced_memory()[1] < 1 << 23
+    tracemalloc.stop()
+
+
+def test_arrays_in_columns_are_read(tmp_path: Path) -> None:
+    images = np.asfortranarray(np.arange(60, dtype=np.uint8).reshape(2, 5, 6))
+    np.savez_compressed(tmp_path / "a.npz", train_images=images, train_labels=[0, 1])
+    rows = read_picture_data(tmp_path / "a.npz", Settings()).rows
+    np.testing.assert_array_equal(np.stack([row.picture for row in rows]), images)
 
 
 def test_held_out_pictures_of_other_classes_are_named(tmp_path: Path) -> None:
