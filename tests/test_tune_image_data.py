@@ -1,9 +1,11 @@
 """Pictures to learn from, in every form, and everything that can be wrong with them, named."""
 
 import json
+import os
 import struct
 import tracemalloc
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -90,12 +92,16 @@ def test_a_csv(tmp_path: Path) -> None:
     assert [row.label for row in data.rows] == ["cat", "dog"]
     with pytest.raises(InvalidFileError, match="--image-column"):
         read_picture_data(path, Settings())
-    path.write_text("image,label\nx/1.png,cat\nx/2.png,dog\nx/1.png\n,cat\n")
+    long = "y" * 5000
+    path.write_text(f"image,label\nx/1.png,cat\nx/2.png,dog\nx/1.png\n,cat\n{long},dog\n")
     with pytest.raises(InvalidFileError) as caught:
         read_picture_data(path, Settings())
     assert "\n  line 3: there is no file x/2.png" in str(caught.value)
     assert "\n  line 4 has 1 fields, the first line 2" in str(caught.value)
     assert "\n  line 5 has no path" in str(caught.value)
+    assert "\n  line 6: there is no file yyy" in str(caught.value)
+    (tmp_path / "far.csv").write_text(f"image,label\n{tmp_path / 'x' / '1.png'},cat\n")
+    assert len(read_picture_data(tmp_path / "far.csv", Settings()).rows) == 1
 
 
 def test_an_archive_has_splits(tmp_path: Path) -> None:
@@ -141,10 +147,38 @@ def test_coco_boxes_and_masks(tmp_path: Path) -> None:
     assert masks.labels == ("background", "dog", "cat")
     mask = read_mask(masks.rows[0], masks.labels, (10, 6), masks.labels)
     assert mask.shape == (6, 10)
-    assert set(mask[2:5, 1:5].ravel()) == {2}
-    assert mask.sum() == 2 * 12
+    assert set(mask[2:4, 1:4].ravel()) == {2}
+    assert mask.sum() == 2 * 6
     mirrored = coco(tmp_path, annotation={"iscrowd": 1})
     assert read_picture_data(mirrored, Settings()).rows[0].boxes == ()
+
+
+@pytest.mark.parametrize(
+    ("polygon", "rows"),
+    [
+        ((1, 1, 3, 1, 3, 3, 1, 3), ["0000", "0110", "0110", "0000"]),
+        ((1, 1, 1, 3, 3, 3, 3, 1), ["0000", "0110", "0110", "0000"]),  # the other way round
+        ((-1, -1, 5, -1, 5, 5, -1, 5), ["1111"] * 4),
+        ((0, 0, 3.9, 0, 0, 3.9), ["1110", "1100", "1000", "0000"]),
+        ((0.2, 0, 3.8, 4, 3.8, 0, 0.2, 4), ["1001", "1111", "1111", "1001"]),  # it crosses itself
+        ((1.2, 1.2, 1.4, 1.2, 1.4, 3), ["0000"] * 4),  # between the centres
+        ((0.5, 0.5, 2.5, 0.5, 2.5, 2.5, 0.5, 2.5), ["1100", "1100", "0000", "0000"]),
+    ],
+)
+def test_a_polygon_covers_the_centres_inside(polygon: tuple[float, ...], rows: list[str]) -> None:
+    found = paint([Shape("cat", (polygon,))], ["background", "cat"], 4, 4)
+    assert ["".join(map(str, row)) for row in found.tolist()] == rows
+
+
+def test_a_polygon_is_as_large_as_its_runs() -> None:
+    labels = ["background", "cat"]
+    square = paint([Shape("cat", ((2, 2, 4, 2, 4, 4, 2, 4),))], labels, 6, 6)
+    runs = paint([Shape("cat", counts=(14, 2, 4, 2, 14), size=(6, 6))], labels, 6, 6)
+    np.testing.assert_array_equal(square, runs)
+    angles = np.linspace(0, 2 * np.pi, 200, endpoint=False)
+    circle = np.stack([50.3 + 40 * np.cos(angles), 49.8 + 40 * np.sin(angles)], axis=1)
+    area = int(paint([Shape("cat", (tuple(circle.ravel()),))], labels, 100, 100).sum())
+    assert area == pytest.approx(np.pi * 40**2, rel=0.003)
 
 
 def test_packed_runs() -> None:
@@ -168,7 +202,14 @@ def test_packed_runs() -> None:
         ({"annotation": {"bbox": [1, 2, 3]}}, "expected x, y, width, height"),
         ({"annotation": {"category_id": 9}}, "of the category 9, not listed"),
         ({"annotation": {"image_id": 5}}, "annotation 7 is of image 5, which is not listed"),
-        ({"image": {"file_name": "b.png"}}, "b.png is neither beside the file"),
+        ({"image": {"file_name": "b.png"}}, "'b.png' is neither beside the file"),
+        ({"image": {"file_name": "b" * 5000}}, "is neither beside the file"),
+        ({"image": {"file_name": "\ud800.png"}}, "'\\ud800.png' is no text"),
+        ({"image": {"file_name": "/etc/a.png"}}, "'/etc/a.png' leads out of the file's folder"),
+        ({"image": {"file_name": "x/../../a.png"}}, "leads out of the file's folder"),
+        ({"image": {"id": float("inf")}}, "is no COCO annotation file"),
+        ({"annotation": {"bbox": [-0.9, 5, 0.5, 0.5]}}, "outside of the picture's 10 x 6 pixels"),
+        ({"annotation": {"bbox": [5, 6.5, 0.5, 0.5]}}, "outside of the picture's 10 x 6 pixels"),
         ({"image": {"file_name": None}}, "image 1 has no file_name"),
         ({"image": {"width": 0}}, "has no width and height"),
         ({"categories": []}, "no image or no category"),
@@ -285,9 +326,26 @@ def with_a_broken_mask(root: Path) -> Path:
     return root
 
 
+def with_a_pipe(root: Path) -> Path:
+    (mask_folder(root) / "masks" / "a.png").unlink()
+    os.mkfifo(root / "masks" / "a.png")
+    return root
+
+
+def with_a_huge_mask(root: Path) -> Path:
+    path = mask_folder(root) / "masks" / "a.png"
+    raw = bytearray(path.read_bytes())
+    struct.pack_into(">II", raw, 16, 12_000, 10_000)
+    struct.pack_into(">I", raw, 29, zlib.crc32(raw[12:29]))
+    path.write_bytes(raw)
+    return root
+
+
 @pytest.mark.parametrize(
     ("make", "expected"),
     [
+        (with_a_pipe, "is a folder, pipe, socket or device"),
+        (with_a_huge_mask, "12000 x 10000 pixels"),
         (with_a_lone_mask, "masks/b has no picture"),
         (with_a_lone_picture, "images/b has no mask"),
         (with_one_name, "one label only, 'road'"),
@@ -465,3 +523,33 @@ def test_a_picture_of_another_size_than_stated_is_named(tmp_path: Path) -> None:
     data = read_picture_data(coco(tmp_path, image={"width": 20}), Settings())
     with pytest.raises(InvalidFileError, match=r"a\.png: has 10 x 6 pixels, the data state 20 x 6"):
         open_store(data, data.labels, Small(), whole=True)
+
+
+def test_a_pipe_among_the_pictures_is_not_waited_for(tmp_path: Path) -> None:
+    save(tmp_path / "a" / "1.png")
+    (tmp_path / "b").mkdir()
+    os.mkfifo(tmp_path / "b" / "2.png")
+    with pytest.raises(InvalidFileError, match=r"2\.png is a folder, pipe, socket or device"):
+        read_picture_data(tmp_path, Settings())
+
+
+@pytest.mark.parametrize("orientation", [3, 6])
+def test_a_turned_picture_with_boxes_or_a_mask_is_refused(orientation: int, tmp_path: Path) -> None:
+    def turn(path: Path) -> None:
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        Image.new("RGB", (10, 6), 1).save(path, exif=exif)
+
+    path = coco(tmp_path)
+    turn(tmp_path / "a.png")
+    masks = mask_folder(tmp_path / "masks")
+    turn(masks / "images" / "a.jpg")
+    for data in (read_picture_data(path, Settings()), read_picture_data(masks, Settings())):
+        with pytest.raises(
+            InvalidFileError, match=f"EXIF orientation {orientation}: .* Save it turned"
+        ):
+            open_store(data, data.labels, Small(), whole=True)
+    for name in ("x/1.jpg", "y/1.jpg"):
+        turn(save(tmp_path / "classes" / name))
+    classes = read_picture_data(tmp_path / "classes", Settings())
+    assert len(open_store(classes, ("x", "y"), Small(), whole=False)) == 2  # a class is of any side

@@ -175,9 +175,8 @@ class PictureCourse:
         if self.held_out is not None and job.kind == "classes":
             found["majority"] = majority(self.training, self.held_out)
             if self._texts is not None:
-                names = [label.replace("_", " ") for label in job.labels]
                 templates = [job.settings.template or PLAIN_TEMPLATE]
-                weight, bias = self._texts.of_classes(names, templates)
+                weight, bias = self._texts.of_classes(job.labels, templates)
                 plain = self._learner.score(
                     0, lambda features: torch.nn.functional.linear(features, weight, bias)
                 )

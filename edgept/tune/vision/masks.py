@@ -1,13 +1,15 @@
 """The class of each pixel of a picture, from a file or from shapes."""
 
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
-from edgept.errors import InvalidFileError
+from edgept.errors import EdgeptError, InvalidFileError
+from edgept.pictures.reading import check_size, read_picture_bytes
 from edgept.tune.vision.rows import IGNORED, PictureRow
 from edgept.tune.vision.run_length import paint
 
@@ -54,15 +56,20 @@ def read_mask_file(path: Path) -> npt.NDArray[np.uint8]:
     """A PNG of class indices, (height, width).
 
     Raises:
-        InvalidFileError: it is no picture of one channel of 8 bits.
+        UsageError: there is no such file.
+        InvalidFileError: it is no picture of one channel of 8 bits, or too large.
     """
+    data = read_picture_bytes(path)
     try:
-        with Image.open(path, formats=("PNG",)) as mask:
+        with PngImageFile(BytesIO(data)) as mask:  # the header alone
             if mask.mode not in _MODES:
                 raise InvalidFileError(
                     "training-data",
                     f"{path} is a picture of the mode {mask.mode}; a mask has one channel of 8 bits",
                 )
+            check_size(*mask.size, str(path))
             return np.array(mask, dtype=np.uint8)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except EdgeptError:
+        raise
+    except Exception as error:  # of a broken file Pillow raises nearly anything
         raise InvalidFileError("training-data", f"{path} is no readable PNG ({error})") from error

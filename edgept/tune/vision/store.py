@@ -146,7 +146,7 @@ def open_store(
         data.rows,
         labels,
         labels if numbered is None else numbered,
-        lambda row: read_picture(row.picture, name="it"),
+        lambda row: read_picture(row.picture, name="it", may_turn=data.kind == "classes"),
         lambda picture: preprocessor(picture, whole=whole),
     )
     if problems := store.check():
