@@ -461,7 +461,10 @@ GREY = np.zeros((2, 4, 4), np.uint8)
         (archive(train_images=GREY.astype(float), train_labels=[0, 1]), "expected uint8"),
         (archive(train_images=np.array([{}, {}]), train_labels=[0, 1]), "plain arrays"),
         (archive(train_images=GREY, train_labels=[0, 2**40]), "has the label 1099511627776"),
-        (archive(train_images=GREY, train_labels=np.uint32([0, 2**32 - 1])), "a prompt file names"),
+        (
+            archive(train_images=GREY, train_labels=np.array([0, 2**32 - 1], np.uint32)),
+            "a prompt file names",
+        ),
         (array_alone, "is no .npz of plain arrays"),
         (raw_archive(data=npy("(1125899906842624,)")), "is more than the 1073741824 bytes"),
         (raw_archive(data=npy("(0, 1125899906842624)")), "is more than the 1073741824 bytes"),
@@ -506,7 +509,7 @@ def test_arrays_in_columns_are_read(tmp_path: Path) -> None:
     images = np.asfortranarray(np.arange(60, dtype=np.uint8).reshape(2, 5, 6))
     np.savez_compressed(tmp_path / "a.npz", train_images=images, train_labels=[0, 1])
     rows = read_picture_data(tmp_path / "a.npz", Settings()).rows
-    np.testing.assert_array_equal(np.stack([row.picture for row in rows]), images)
+    np.testing.assert_array_equal(np.stack([np.asarray(row.picture) for row in rows]), images)
 
 
 def test_held_out_pictures_of_other_classes_are_named(tmp_path: Path) -> None:

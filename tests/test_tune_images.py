@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from PIL import Image, ImageDraw
 
 import edgept
-from edgept.errors import IncompatibleError, InvalidFileError, UsageError
+from edgept.errors import EdgeptError, IncompatibleError, InvalidFileError, UsageError
 
 pytest.importorskip("torch", reason="needs the workstation's extra")
 
@@ -473,6 +473,13 @@ def test_more_objects_than_virtual_tokens_are_refused(tmp_path: Path, backbone: 
     path.write_text(json.dumps(content))
     with pytest.raises(InvalidFileError, match=r"--virtual-tokens 5.*\n  0.png has 5 objects"):
         tune(backbone, path, tmp_path / "p.safetensors", quick(virtual_tokens=4))
+
+
+def test_detections_that_diverge_are_an_error(tmp_path: Path, backbone: Backbone) -> None:
+    settings = quick(method="vpt-shallow", learning_rate=1e30, head_learning_rate=1e30)
+    data = write_coco(tmp_path / "train", rows=6)
+    with pytest.raises(EdgeptError, match="the training diverged"):
+        tune(backbone, data, tmp_path / "a.safetensors", settings, evaluation=data)
 
 
 def test_broken_pictures_are_named(tmp_path: Path, backbone: Backbone) -> None:

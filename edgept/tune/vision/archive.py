@@ -62,7 +62,7 @@ def read_array(path: Path, name: str) -> npt.NDArray[Any]:
 
 def _fill(stream: IO[bytes], place: npt.NDArray[np.uint8]) -> None:
     """Read exactly so many bytes, and see that they were all, which compares the checksum too."""
-    rest = memoryview(place)
+    rest = place.data
     while len(rest):
         read = stream.readinto(rest)  # type: ignore[attr-defined]  # ZipExtFile has it
         if not read:
