@@ -10,7 +10,7 @@ pytest.importorskip("torch", reason="needs the workstation's extra")
 import torch
 
 from edgept.tune.vision.average_precision import Found, average_precision
-from edgept.tune.vision.losses import detection_loss, segmentation_loss
+from edgept.tune.vision.losses import detection_loss, patch_detection_loss, segmentation_loss
 from edgept.tune.vision.matching import generalized_iou, match
 from edgept.tune.vision.metrics import (
     area_under_curve,
@@ -89,6 +89,25 @@ def test_average_precision_takes_an_object_once_and_each_class_alone() -> None:
     # class 0: wrong, right, wrong: precision 1/2 at recall 1; class 1: nothing found
     assert average_precision(made, right, 2)["ap50"] == pytest.approx((1 / 2 + 0) / 2)
     assert average_precision(made[2:], right[2:], 2) == {}
+
+
+def test_a_hundred_detections_of_each_class_count() -> None:
+    """As in COCO's own evaluation, many of one class leave another's in."""
+    right = [Found(boxes((0, 0, 4, 4), (0, 0, 4, 4)), np.array([0, 1]))]
+    scores = np.r_[np.linspace(1, 0.9, 150), 0.5]
+    places = np.tile((8.0, 8.0, 9.0, 9.0), (151, 1))
+    places[[120, 150]] = 0, 0, 4, 4
+    classes = np.r_[np.zeros(150, int), 1]
+    # of class 0 the right one is the 121st, of class 1 the only one
+    assert average_precision([Found(places, classes, scores)], right, 2)["ap"] == 1 / 2
+
+
+def test_boxes_that_are_no_numbers_make_no_finite_loss() -> None:
+    target = Target(0, torch.tensor([1]), torch.tensor([[0.5, 0.5, 0.2, 0.2]]), None)
+    broken, fine = torch.full((1, 2, 4), math.nan), torch.full((1, 2, 4), 0.5)
+    for loss in (detection_loss, patch_detection_loss):
+        assert not loss(torch.zeros(1, 2, 2), broken, [target]).isfinite()
+        assert not loss(torch.full((1, 2, 2), math.nan), fine, [target]).isfinite()
 
 
 def test_generalized_iou() -> None:

@@ -153,7 +153,8 @@ def tune(
 
     For an image model, DATA is a folder with a sub-folder of pictures for each class, a .csv with image
     and label, an .npz (train_images, train_labels, val_images, …; archive.npz:test names a split), a COCO
-    .json with boxes or masks, or a folder with images/ and masks/.
+    .json with boxes or masks, or a folder with images/ and masks/. Paths in the .csv are relative to it or
+    absolute; those of the COCO .json stay below its folder.
 
     \N{BACKSPACE}
       edgept tune VIT photos/ -o species.safetensors --eval-split 0.1 --virtual-tokens 10
