@@ -240,7 +240,7 @@ class SeeingModel:
         return self._look(requests, call, None, finish)
 
     def _to_segmentation(self, seen: Seen) -> Segmentation:
-        return to_segmentation(seen, self._geometry.grid)
+        return to_segmentation(seen, self._geometry)
 
     def _to_detections(self, seen: Seen, threshold: float) -> Detections:
         return to_detections(seen, threshold, self._geometry.detects)

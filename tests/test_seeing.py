@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,14 @@ import pytest
 from PIL import Image
 
 import edgept
+from edgept.bundle import ImageGeometry
 from edgept.errors import EdgeptError, IncompatibleError, InvalidFileError, UsageError
 from edgept.pictures import Preprocessor
 from edgept.runtime.detector import Detections
 from edgept.runtime.embedder import Embedding
 from edgept.runtime.image_classifier import ImageClassification
-from edgept.runtime.segmenter import Segmentation, upsampled_argmax
+from edgept.runtime.segmenter import Segmentation, to_segmentation, upsampled_argmax
+from edgept.runtime.vision import Seen
 from tests.image_models import HIDDEN, LAYERS, tiny_image_model
 
 CLASSIFIES, SEGMENTS, DETECTS = "image-classification", "image-segmentation", "object-detection"
@@ -552,3 +555,31 @@ def test_pixels_take_the_class_of_upsampled_logits() -> None:
         clear = (wide.topk(2, 0).values.diff(dim=0)[0].abs() > 1e-5).numpy()
         assert np.array_equal(found[clear], wide.argmax(0).numpy()[clear])
         assert clear.mean() > 0.99
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 100_000), (100_000, 1), (1500, 1500)])
+def test_segmenting_takes_bounded_memory_whatever_the_sides(height: int, width: int) -> None:
+    logits = np.random.default_rng(0).normal(size=(16, 16, 20)).astype(np.float32)
+    tracemalloc.start()
+    try:
+        found = upsampled_argmax(logits, height, width)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak - found.nbytes < 32 << 20
+
+
+def test_pixels_beyond_the_last_whole_patch_move_no_others() -> None:
+    import torch
+
+    image = ImageGeometry(num_layers=1, height=38, width=45, patch_size=8)  # 4 x 5 patches, 32 x 40
+    logits = np.random.default_rng(0).normal(size=(4, 5, 3)).astype(np.float32)
+    planes = torch.from_numpy(logits).permute(2, 0, 1)[None]
+    covered = torch.nn.functional.interpolate(planes, (32, 40), mode="bilinear")
+    expected = torch.nn.functional.pad(covered, (0, 5, 0, 6), mode="replicate")[0].argmax(0)
+    values = {"logits": np.concatenate([logits[0, :1], logits.reshape(20, 3)])}
+    seen = Seen(values, (45, 38), ("a", "b", "c"), None, 0, latency=None)  # type: ignore[arg-type]
+    found = to_segmentation(seen, image)
+    assert np.array_equal(found.classes, expected.numpy())
+    for index, share in enumerate(found.shares):
+        assert share == pytest.approx((expected == index).float().mean().item())
