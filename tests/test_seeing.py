@@ -17,6 +17,7 @@ import edgept
 from edgept.bundle import ImageGeometry
 from edgept.errors import EdgeptError, IncompatibleError, InvalidFileError, UsageError
 from edgept.pictures import Preprocessor
+from edgept.runtime import sights
 from edgept.runtime.detector import Detections
 from edgept.runtime.embedder import Embedding
 from edgept.runtime.image_classifier import ImageClassification
@@ -308,6 +309,50 @@ def test_pictures_under_prompts_of_one_shape_share_a_run(
     runs.clear()
     assert len(model.classify_image_batch([(photo(), one)] * 33)) == 33
     assert len(runs) == 3
+
+
+def test_prompts_whose_outputs_would_mix_are_refused(model: edgept.Model) -> None:
+    pixels = np.random.default_rng(0).normal(size=(2, 3, 32, 32)).astype(np.float32)
+    one = model.load_prompt(make_prompt(DETECTS))
+    same = model.load_prompt(make_prompt(DETECTS, seed=1, classes=5))
+    together = model.image_outputs(pixels, [one, same])
+    assert together["logits"].shape[2] == 3 + 5
+    for row, prompt in enumerate((one, same)):
+        close(together["boxes"][[row]], model.image_outputs(pixels[[row]], [prompt])["boxes"])
+    other = model.load_prompt(make_prompt(DETECTS, seed=2, boxes_seed=1))
+    for mixed in ([one, other], [one, model.load_prompt(make_prompt())]):
+        with pytest.raises(UsageError, match="different box layers"):
+            model.image_outputs(pixels, mixed)
+    with pytest.raises(UsageError, match="with a head and those that leave"):
+        model.image_outputs(pixels, [None, model.load_prompt(make_prompt(tokens=0))])
+    with pytest.raises(UsageError, match="virtual tokens"):
+        model.image_outputs(pixels, [None, one])
+
+
+def test_heads_with_many_classes_are_run_in_parts(
+    model: edgept.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shapes: list[tuple[int, ...]] = []
+    run = model._graph.run
+
+    def counted(feeds: Any, fetches: Any) -> None:
+        shapes.append(tuple(fetches["logits"].shape()))
+        run(feeds, fetches)
+
+    prompts = [model.load_prompt(make_prompt(seed=seed, classes=60)) for seed in range(8)]
+    requests: list[Any] = [(photo(seed=index), prompts[index // 2]) for index in range(16)]
+    expected = [model.classify_image(picture, prompt=prompt) for picture, prompt in requests]
+    monkeypatch.setattr(sights, "_MAX_LOGITS", 6 * 21 * 180)  # 1 + 4 + 16 positions
+    monkeypatch.setattr(model._graph, "run", counted)
+    found = model.classify_image_batch(requests)
+    for one, alone in zip(found, expected, strict=True):
+        assert one.labels == alone.labels
+        close(one.logits, alone.logits)
+    assert shapes == [(6, 21, 180), (6, 21, 180), (4, 21, 120)]
+    monkeypatch.setattr(sights, "_MAX_LOGITS", 1)
+    shapes.clear()
+    model.classify_image_batch(requests[:3])
+    assert shapes == [(1, 21, 60)] * 3
 
 
 def test_swapping_back_gives_the_same_bits(model: edgept.Model) -> None:
