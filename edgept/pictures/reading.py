@@ -26,7 +26,7 @@ from PIL import (
 from edgept.errors import InvalidFileError, UsageError
 from edgept.formats.regular_file import open_regular
 
-__all__ = ["MAX_FILE_BYTES", "MAX_PIXELS", "Picture", "read_picture"]
+__all__ = ["MAX_FILE_BYTES", "MAX_PIXELS", "Picture", "read_picture", "read_size"]
 
 MAX_FILE_BYTES = 128 << 20
 # 256 MiB as RGB; Pillow warns of a decompression bomb from here on.
@@ -88,6 +88,16 @@ def read_picture(source: Picture, *, name: str | None = None) -> Image.Image:
     )
 
 
+def read_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Width and height that a file says that it has, as it lies; no pixel is decoded.
+
+    Raises:
+        UsageError: there is no such file.
+        InvalidFileError: the file is too large, in no format that is read, or its header is broken.
+    """
+    return _open(_read_bytes(path), os.fsdecode(path)).size
+
+
 def _read_bytes(path: str | os.PathLike[str]) -> bytes:
     with open_regular(path, max_bytes=1 << 62, follow_links=True) as (stream, size):
         if size > MAX_FILE_BYTES:
@@ -100,6 +110,19 @@ def _read_bytes(path: str | os.PathLike[str]) -> bytes:
 
 
 def _decode(data: bytes, name: str) -> Image.Image:
+    return _finish(_open(data, name), name, _form(data, name))
+
+
+def _open(data: bytes, name: str) -> Image.Image:
+    """The picture before its pixels are decoded."""
+    form = _form(data, name)
+    try:
+        return _OPENERS[form][1](BytesIO(data))
+    except Exception as error:  # of a broken file Pillow raises nearly anything
+        raise _corrupt(name, form, error) from error
+
+
+def _form(data: bytes, name: str) -> str:
     form = next((form for form in _OPENERS if _is(form, data)), None)
     if form is None:
         found = f"it begins with {data[:8]!r}" if data else "it is empty"
@@ -107,11 +130,7 @@ def _decode(data: bytes, name: str) -> Image.Image:
             "picture-unknown-format",
             f"{name} is no picture that is read: {found}. Expected one of {', '.join(_OPENERS)}: convert it.",
         )
-    try:
-        picture = _OPENERS[form][1](BytesIO(data))  # the header alone
-    except Exception as error:  # of a broken file Pillow raises nearly anything
-        raise _corrupt(name, form, error) from error
-    return _finish(picture, name, form)
+    return form
 
 
 def _is(form: str, data: bytes) -> bool:
