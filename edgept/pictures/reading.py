@@ -29,7 +29,8 @@ from edgept.formats.regular_file import open_regular
 __all__ = ["MAX_FILE_BYTES", "MAX_PIXELS", "Picture", "read_picture", "read_size"]
 
 MAX_FILE_BYTES = 128 << 20
-# 256 MiB as RGB; Pillow warns of a decompression bomb from here on.
+# Pillow warns of a decompression bomb from here on. It holds RGB in four bytes a pixel, 341 MiB, and while a
+# picture is converted and turned upright there are three such copies, of 16-bit grey four: 1.4 GiB at most.
 MAX_PIXELS = (1 << 30) // 4 // 3
 
 Picture: TypeAlias = str | os.PathLike[str] | bytes | npt.NDArray[np.uint8] | Image.Image
