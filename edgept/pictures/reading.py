@@ -33,10 +33,12 @@ __all__ = [
     "check_size",
     "read_picture",
     "read_picture_bytes",
+    "read_size",
 ]
 
 MAX_FILE_BYTES = 128 << 20
-# 256 MiB as RGB; Pillow warns of a decompression bomb from here on.
+# Pillow warns of a decompression bomb from here on. It holds RGB in four bytes a pixel, 341 MiB, and while a
+# picture is converted and turned upright there are three such copies, of 16-bit grey four: 1.4 GiB at most.
 MAX_PIXELS = (1 << 30) // 4 // 3
 
 Picture: TypeAlias = str | os.PathLike[str] | bytes | npt.NDArray[np.uint8] | Image.Image
@@ -97,6 +99,16 @@ def read_picture(source: Picture, *, name: str | None = None, may_turn: bool = T
     )
 
 
+def read_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Width and height that a file says that it has, as it lies; no pixel is decoded.
+
+    Raises:
+        UsageError: there is no such file.
+        InvalidFileError: the file is too large, in no format that is read, or its header is broken.
+    """
+    return _open(read_picture_bytes(path), os.fsdecode(path)).size
+
+
 def read_picture_bytes(path: str | os.PathLike[str]) -> bytes:
     """A picture's file as it is.
 
@@ -115,6 +127,19 @@ def read_picture_bytes(path: str | os.PathLike[str]) -> bytes:
 
 
 def _decode(data: bytes, name: str, may_turn: bool) -> Image.Image:
+    return _finish(_open(data, name), name, may_turn, _form(data, name))
+
+
+def _open(data: bytes, name: str) -> Image.Image:
+    """The picture before its pixels are decoded."""
+    form = _form(data, name)
+    try:
+        return _OPENERS[form][1](BytesIO(data))
+    except Exception as error:  # of a broken file Pillow raises nearly anything
+        raise _corrupt(name, form, error) from error
+
+
+def _form(data: bytes, name: str) -> str:
     form = next((form for form in _OPENERS if _is(form, data)), None)
     if form is None:
         found = f"it begins with {data[:8]!r}" if data else "it is empty"
@@ -122,11 +147,7 @@ def _decode(data: bytes, name: str, may_turn: bool) -> Image.Image:
             "picture-unknown-format",
             f"{name} is no picture that is read: {found}. Expected one of {', '.join(_OPENERS)}: convert it.",
         )
-    try:
-        picture = _OPENERS[form][1](BytesIO(data))  # the header alone
-    except Exception as error:  # of a broken file Pillow raises nearly anything
-        raise _corrupt(name, form, error) from error
-    return _finish(picture, name, may_turn, form)
+    return form
 
 
 def _is(form: str, data: bytes) -> bool:
