@@ -114,7 +114,7 @@ def write_coco(root: Path, rows: int = 18, first: int = 0) -> Path:
         images.append(
             {"id": i, "file_name": f"{i}.png", "width": picture.width, "height": picture.height}
         )
-        corners = [x, y, x + width - 1, y, x + width - 1, y + height - 1, x, y + height - 1]
+        corners = [x, y, x + width, y, x + width, y + height, x, y + height]
         annotations.append(
             {
                 "id": 100 + i,

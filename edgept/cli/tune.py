@@ -65,6 +65,10 @@ _TASKS = (
     "--flip", is_flag=True, default=None, help="Mirror half of the pictures while learning."
 )
 @click.option(
+    "--template",
+    help='Of coop: the words before the class, {}, are where it begins: "a photo of a {}."  [default: random]',
+)
+@click.option(
     "--labels",
     metavar="NAME,NAME,…|@FILE",
     help="Names of the classes that .npz and masks only number.  [default: the numbers]",

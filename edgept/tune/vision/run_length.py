@@ -60,9 +60,7 @@ def _fill(canvas: npt.NDArray[np.uint8], polygon: Sequence[float], index: int) -
     Each edge turns what is right of it over, in the rows that it crosses: what is turned over an odd number
     of times is inside.
     """
-    corners = (
-        np.reshape(polygon, (-1, 2)) - 0.5
-    )  # x and y where a pixel's centre is at whole numbers
+    corners = np.reshape(polygon, (-1, 2)) - 0.5  # x and y; centres of pixels are whole numbers
     ends = np.array(canvas.shape[::-1])
     left, top = np.ceil(corners.min(axis=0)).clip(0, ends).astype(int)
     right, bottom = np.ceil(corners.max(axis=0)).clip(0, ends).astype(int)
