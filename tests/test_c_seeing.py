@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pytest
 
 import edgept
-from edgept.bundle import Manifest, read_manifest
+from edgept.bundle import ImageGeometry, Manifest, read_manifest
 from edgept.errors import EdgeptError, InvalidFileError
 from edgept.latency import Latency
 from edgept.prompt import check_fits
@@ -25,13 +25,14 @@ from edgept.runtime.image_classifier import to_image_classification
 from edgept.runtime.segmenter import to_segmentation
 from edgept.runtime.vision import Seen
 from tests.c_library import BUILD, CModel, CStatusError, make
-from tests.image_models import HIDDEN, LAYERS, SIDE, save_image_model
+from tests.image_models import HIDDEN, LAYERS, PATCH, SIDE, save_image_model
 from tests.malformed import corpus, encode
 from tests.test_c_runtime import set_metadata
 from tests.test_seeing import CLASSIFIES, DETECTS, SEGMENTS, make_prompt
 
 OWN = ("cat", "dog", "emu")
-PATCHES = 16
+GEOMETRY = ImageGeometry(LAYERS, SIDE, SIDE, PATCH)
+PATCHES = GEOMETRY.num_patches
 PIXELS = np.random.default_rng(0).normal(size=(3, SIDE, SIDE)).astype(np.float32)
 TASKS = {CLASSIFIES: 0, SEGMENTS: 1, DETECTS: 2}
 
@@ -146,7 +147,7 @@ def check_task(c: CModel, sight: CSight, prompt: edgept.Prompt, values: dict[str
         segments = CSegmentation()
         c.call("sight_segment", c.session, ctypes.byref(sight), segments)
         # upsampled to one pixel a patch, which changes nothing
-        classes = to_segmentation(seen(values, prompt.labels, tokens, 4), (4, 4)).classes
+        classes = to_segmentation(seen(values, prompt.labels, tokens, 4), GEOMETRY).classes
         assert (sight.first, sight.count) == (1 + tokens, PATCHES)
         assert (segments.rows, segments.columns) == classes.shape
         assert segments.classes[:PATCHES] == classes.ravel().tolist()
@@ -528,7 +529,7 @@ def test_command_line(image_bundle_of: Callable[..., Path], tmp_path: Path) -> N
             best = to_image_classification(seen(values, prompt.labels, tokens, SIDE))
             assert f"* {best.probability:.4f} {best.label}" in lines
         elif prompt.task == SEGMENTS:
-            classes = to_segmentation(seen(values, prompt.labels, tokens, 4), (4, 4)).classes
+            classes = to_segmentation(seen(values, prompt.labels, tokens, 4), GEOMETRY).classes
             expected = [" ".join(prompt.labels[index] for index in row) for row in classes]
             assert lines == expected
         else:
