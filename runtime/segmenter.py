@@ -47,8 +47,7 @@ def to_segmentation(seen: Seen, image: ImageGeometry) -> Segmentation:
     patches = seen.values["logits"][1 + seen.virtual_tokens :]  # (patches, classes)
     logits = patches.reshape(*image.grid, -1)
     width, height = seen.size
-    sides = image.height / image.patch_size, image.width / image.patch_size
-    classes = upsampled_argmax(logits, height, width, sides)
+    classes = upsampled_argmax(logits, height, width, image.sides)
     counts = np.zeros(len(seen.labels), np.int64)
     for square in _squares(height, width):
         counts += np.bincount(classes[square].ravel(), minlength=len(counts))

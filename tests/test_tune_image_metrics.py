@@ -9,8 +9,15 @@ pytest.importorskip("torch", reason="needs the workstation's extra")
 
 import torch
 
+from edgept.bundle import ImageGeometry
+from edgept.runtime.segmenter import upsampled_argmax
 from edgept.tune.vision.average_precision import Found, average_precision
-from edgept.tune.vision.losses import detection_loss, patch_detection_loss, segmentation_loss
+from edgept.tune.vision.losses import (
+    detection_loss,
+    patch_detection_loss,
+    segmentation_loss,
+    upsample,
+)
 from edgept.tune.vision.matching import generalized_iou, match
 from edgept.tune.vision.metrics import (
     area_under_curve,
@@ -172,3 +179,15 @@ def test_rows_begin_as_in_the_paper() -> None:
     assert 0.99 * bound < np.abs(rows).max() <= bound
     assert abs(rows.mean()) < 1e-3
     assert set(module.tensors()) == {"prompt_embeds", "head.weight", "head.bias"}
+
+
+@pytest.mark.parametrize("size", [(38, 45), (19, 100)])
+def test_pixels_beyond_the_last_whole_patch_are_trained_as_they_are_found(
+    size: tuple[int, int],
+) -> None:
+    image = ImageGeometry(num_layers=1, height=38, width=45, patch_size=8)  # 4 x 5 patches
+    logits = np.random.default_rng(0).normal(size=(4, 5, 3)).astype(np.float32)
+    wide = upsample(torch.from_numpy(logits).view(1, 20, 3), image.grid, size, image.sides)[0]
+    found = upsampled_argmax(logits, *size, image.sides)
+    assert np.array_equal(wide.argmax(dim=0).numpy(), found)
+    assert not np.array_equal(upsampled_argmax(logits, *size), found)
