@@ -116,12 +116,16 @@ class ImageGeometry:
         height: of the picture in pixels.
         width: of the picture in pixels.
         patch_size: side of a patch in pixels; each is a token.
+        detects: what finds things where the task is object detection: "tokens", each virtual token of a
+            prompt, one thing or none; "patches", with boxes of the model's own, of a model that was
+            trained to find what a text names.
     """
 
     num_layers: int
     height: int
     width: int
     patch_size: int
+    detects: str = "tokens"
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -221,7 +225,9 @@ class Manifest:
     @property
     def prompt_tasks(self) -> tuple[str, ...]:
         """What prompts may be for: on an image model, whichever of its tasks they say."""
-        return (self.task,) if self.image is None else IMAGE_TASKS
+        if self.image is None:
+            return (self.task,)
+        return IMAGE_TASKS if self.image.detects == "tokens" else ("object-detection",)
 
     def to_json(self) -> str:
         """The text of edgept.json."""
@@ -255,6 +261,7 @@ class Manifest:
                 "image.height": self.image.height,
                 "image.width": self.image.width,
                 "image.patch_size": self.image.patch_size,
+                "image.detects": self.image.detects,
             }
         if self.head_size is not None:
             entries |= {
@@ -344,7 +351,8 @@ def _check_fields(manifest: Manifest, path: Path) -> None:
     if manifest.image is None:
         sizes.append(manifest.vocab_size)
     else:
-        sizes += asdict(manifest.image).values()
+        image = manifest.image
+        sizes += [image.num_layers, image.height, image.width, image.patch_size]
     sizes_are_sane = all(type(size) is int and 0 < size < 1 << 31 for size in sizes)
     names_are_plain = all(_FILE_NAME.fullmatch(name) for name in manifest.files)
     texts = (
@@ -377,7 +385,12 @@ def _check_fields(manifest: Manifest, path: Path) -> None:
         )
         and (manifest.decoding is None or manifest.decoding.is_sane())
         and (
-            manifest.image is None or (manifest.vocab_size == 0 and manifest.image.num_patches > 0)
+            manifest.image is None
+            or (
+                manifest.vocab_size == 0
+                and manifest.image.num_patches > 0
+                and manifest.image.detects in ("tokens", "patches")
+            )
         )
         and _is_list([entry.size for entry in manifest.files.values()], int)
         and _is_list([entry.sha256 for entry in manifest.files.values()], str)

@@ -14,16 +14,18 @@ class Latency:
         prompt_ms: prompt file to a resident prompt, every check and its keys and values included;
             once for a prompt, not in total_ms. 0 without a prompt.
         swap_ms: making the prompt the request's own: its keys and values into the cache.
-        tokenize_ms: text to token ids.
-        prefill_ms: one run over all of the input's tokens; of a classification, tagging, answer or
-            embedding, all of it, shared by the rows that ran together.
+        tokenize_ms: text to token ids; 0 of a picture.
+        prefill_ms: one run over all of the input's tokens; of a classification, tagging, answer,
+            embedding or picture, all of it, shared by the rows that ran together.
         ttft_ms: time to first token, from the call, tokenisation included; None without one.
         tpot_ms: time per output token after the first; None with fewer than two.
         total_ms: the call to its end, detokenisation included; of a stream, without the time that its
             reader takes between two pieces.
         virtual_tokens: of the prompts.
-        input_tokens: of the text.
+        input_tokens: of the text; of a picture, its patches.
         new_tokens: generated, the end-of-text token included; 0 where nothing is.
+        preprocess_ms: pictures to pixel values, reading their files included, shared by those that ran
+            together; None of a text.
     """
 
     load_ms: float
@@ -37,6 +39,7 @@ class Latency:
     virtual_tokens: int
     input_tokens: int
     new_tokens: int
+    preprocess_ms: float | None = None
 
     @property
     def tokens_per_second(self) -> float | None:
@@ -50,6 +53,12 @@ class Latency:
         end = f"total {self.total_ms:.1f} ms"
         if self.new_tokens:
             end = f"{self.new_tokens} tokens in {self.total_ms:.0f} ms"
+        if self.preprocess_ms is not None:
+            return (
+                f"load {self.load_ms:.0f} ms · prompt {self.prompt_ms:.2f} ms · swap {self.swap_ms:.3f} ms "
+                f"· preprocess {self.preprocess_ms:.2f} ms · run {self.prefill_ms:.1f} ms "
+                f"({self.virtual_tokens} virtual tokens + {self.input_tokens} patches) · {end}"
+            )
         return (
             f"load {self.load_ms:.0f} ms · prompt {self.prompt_ms:.2f} ms · swap {self.swap_ms:.3f} ms "
             f"· tokenize {self.tokenize_ms:.2f} ms · prefill {self.prefill_ms:.1f} ms "

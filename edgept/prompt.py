@@ -100,7 +100,8 @@ def check_fits(prompt: Prompt, manifest: Manifest) -> None:
     expected: dict[str, tuple[int | None, ...]] = {"prompt_embeds": (None, manifest.hidden_size)}
     if manifest.image is not None:
         expected["prompt_embeds"] = (_depth(prompt, manifest.image), None, manifest.hidden_size)
-        if prompt.task == "object-detection" and manifest.head_size is not None:
+        boxes_are_read = prompt.task == "object-detection" and manifest.image.detects == "tokens"
+        if boxes_are_read and manifest.head_size is not None:
             expected |= {"box.weight": (4, manifest.head_size), "box.bias": (4,)}
     if manifest.kv is not None:
         kv = manifest.kv
@@ -131,7 +132,7 @@ def check_fits(prompt: Prompt, manifest: Manifest) -> None:
     if manifest.head_size is not None:
         _check_head(prompt, manifest)
     if manifest.image is not None and prompt.task != "image-classification":
-        _check_parts(prompt)
+        _check_parts(prompt, manifest.image)
     if len(rows_and_prefixes) > 1 or (manifest.head_size is None and not rows_and_prefixes):
         raise IncompatibleError(
             f"prompt {prompt.name!r} holds {', '.join(prompt.tensors) or 'no tensor'}, this bundle "
@@ -165,11 +166,11 @@ def _depth(prompt: Prompt, image: ImageGeometry) -> int:
     return image.num_layers if is_deep else 1
 
 
-def _check_parts(prompt: Prompt) -> None:
+def _check_parts(prompt: Prompt, image: ImageGeometry) -> None:
     """Check that a prompt has what its task reads: a class off each patch, or class and box off each token."""
     needed: tuple[str, ...] = ("head.weight",)
     why = "a patch's class is read with head.*"
-    if prompt.task == "object-detection":
+    if prompt.task == "object-detection" and image.detects == "tokens":
         needed = ("prompt_embeds", "head.weight", "box.weight", "box.bias")
         why = "each of its virtual tokens finds one thing, whose class is read with head.*, its box with box.*"
     lacking = [name for name in needed if name not in prompt.tensors]

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from typing import Any
 
 import torch
@@ -32,7 +33,9 @@ _IGNORED = {
     "use_cache",
 }
 # Of a model for images and texts, whose bundle reads images: what it computes a text's features with.
-_TEXT_SIDE = ("text_model.", "text_projection.", "logit_scale", "logit_bias")
+_TEXT_SIDE = re.compile(
+    r"(^|^owlv[a-z0-9]+\.)(text_model\.|text_projection\.|logit_scale|logit_bias)"
+)
 _IGNORED_ENDINGS = ("_token_id", "dropout", "_pdrop")
 
 
@@ -79,7 +82,7 @@ def _weight_digests(model: Any) -> list[bytes]:
     seen = {parameter.data_ptr() for layer in head for parameter in layer.parameters()}
     digests = []
     for name, parameter in model.named_parameters():
-        if parameter.data_ptr() in seen or (is_image and name.startswith(_TEXT_SIDE)):
+        if parameter.data_ptr() in seen or (is_image and _TEXT_SIDE.search(name)):
             continue
         seen.add(parameter.data_ptr())
         values = parameter.detach().to(torch.float32).contiguous().numpy()

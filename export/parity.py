@@ -18,6 +18,7 @@ from edgept.export.generation_parity import (
 )
 from edgept.export.seq2seq_parity import measure_seq2seq
 from edgept.export.tally import TOLERANCE, Parity, Tally
+from edgept.export.vision_parity import measure_vision
 from edgept.runtime.content import LoadedPrompt
 from edgept.runtime.model import Model
 
@@ -88,6 +89,8 @@ def measure_parity(
         "text-generation": measure_generation,
         SEQ2SEQ_TASK: measure_seq2seq,
     }.get(model.manifest.task, measure_forward)
+    if model.manifest.image is not None:
+        measure = measure_vision
     measure(reference, model, tally, np.random.default_rng(_SEED))
     perplexity = None
     if verify_text is not None:

@@ -46,7 +46,13 @@ class PromptedVision(nn.Module):
         self.norm = getattr(tower, family.norm)
         self.norm_first = getattr(tower, family.norm_first) if family.norm_first else None
         height, width = _pair(config.image_size)
-        self.geometry = ImageGeometry(len(self.layers), height, width, int(config.patch_size))
+        self.geometry = ImageGeometry(
+            len(self.layers),
+            height,
+            width,
+            int(config.patch_size),
+            detects="tokens" if family.boxes is None else "patches",
+        )
         self.hidden_size = int(config.hidden_size)
         dtype = next(model.parameters()).dtype
         with torch.no_grad():
@@ -83,17 +89,31 @@ class PromptedVision(nn.Module):
             logits (batch, positions, classes); boxes (batch, positions, 4), centre x, centre y, width
             and height as shares of the picture; features (batch, positions, head_size).
         """
-        features = self.features(pixel_values, prompt_embeds)
+        tokens, count = self.tokens(pixel_values, prompt_embeds)
+        features = self.family.features(self.model, tokens, self.num_first, count)
         logits = nn.functional.linear(features, head_weight, head_bias)
-        boxes = torch.sigmoid(nn.functional.linear(features, box_weight, box_bias))
+        if self.family.boxes is None:
+            boxes = torch.sigmoid(nn.functional.linear(features, box_weight, box_bias))
+        else:
+            boxes = self.family.boxes(self.model, tokens, self.num_first, count)
         return logits, boxes, features
 
     def features(self, pixel_values: torch.Tensor, prompt_embeds: torch.Tensor) -> torch.Tensor:
-        """The vectors that a head reads, (batch, 1 + virtual tokens + patches, head_size).
+        """The vectors that a head reads, (batch, 1 + virtual tokens + patches, head_size); as `forward`."""
+        tokens, count = self.tokens(pixel_values, prompt_embeds)
+        return self.family.features(self.model, tokens, self.num_first, count)
+
+    def tokens(
+        self, pixel_values: torch.Tensor, prompt_embeds: torch.Tensor
+    ) -> tuple[torch.Tensor, Any]:
+        """The last layer's tokens, normalised, and how many of them are virtual.
 
         Args:
             pixel_values: (batch, 3, height, width), normalised.
             prompt_embeds: (layers or 1, batch or 1, num_virtual_tokens, hidden).
+
+        Returns:
+            (batch, first + virtual tokens + patches, hidden), and a number or, traced, a symbol.
         """
         tokens = self.embeddings(pixel_values)  # (batch, first + patches, hidden)
         if self.norm_first is not None:
@@ -111,7 +131,7 @@ class PromptedVision(nn.Module):
                 first, rows, patches = tokens.split(sizes, 1)
                 rows = torch.where(is_deep, tables[index], rows)
             tokens = block(torch.cat([first, rows, patches], 1), attention_mask=None)
-        return self.family.features(self.model, self.norm(tokens), self.num_first, count)
+        return self.norm(tokens), count
 
 
 def _pair(size: Any) -> tuple[int, int]:

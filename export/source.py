@@ -16,6 +16,7 @@ from transformers import (
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
+    AutoModelForZeroShotObjectDetection,
     GenerationConfig,
 )
 from transformers.models.auto.modeling_auto import (
@@ -41,10 +42,10 @@ _AUTO_CLASSES: dict[str, Any] = {
     SEQ2SEQ_TASK: AutoModelForSeq2SeqLM,
     "image-classification": AutoModelForImageClassification,
     "image-feature-extraction": AutoModel,
+    "zero-shot-object-detection": AutoModelForZeroShotObjectDetection,
 }
 SUPPORTED_TASKS = tuple(_AUTO_CLASSES)
 _DECODER_TASKS = ("text-generation", "text-classification")
-_IMAGE_TASKS = ("image-classification", "image-feature-extraction")
 
 
 @dataclass(frozen=True)
@@ -158,12 +159,16 @@ def _download(hub_id: str) -> Path:
 
 def _find_image_task(config: Any, architecture: str, task: str | None) -> str:
     """That of a picture's own head where the model has one; prompts are free in what they make of it."""
-    classifies = architecture in VISION[config.model_type].heads
-    found = "image-classification" if classifies else "image-feature-extraction"
-    wanted = "image-feature-extraction" if task == "feature-extraction" else task or found
-    if wanted not in _IMAGE_TASKS or (wanted == "image-classification" and not classifies):
+    family = VISION[config.model_type]
+    found = ["image-feature-extraction"]
+    if architecture in family.heads:
+        found.insert(0, "image-classification")
+    if family.boxes is not None:
+        found = ["zero-shot-object-detection"]
+    wanted = "image-feature-extraction" if task == "feature-extraction" else task or found[0]
+    if wanted not in found:
         raise UsageError(
-            f"{architecture} is an image model, which is exported for {found}, found --task {task}. What a "
+            f"{architecture} is an image model, which is exported for {' or '.join(found)}, found --task {task}. What a "
             "prompt makes of it (classes, segments, boxes) the prompt says: leave --task out."
         )
     return wanted

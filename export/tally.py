@@ -154,14 +154,28 @@ class Tally:
         self.max_abs = self.max_rel = 0.0
         self.greedy_equal = self.greedy_total = self.greedy_diverged = 0
 
-    def add(self, found: npt.NDArray[np.float32], expected: npt.NDArray[np.float32]) -> None:
-        """Count logits or hidden states (positions, width), or (texts, classes), of a case."""
+    def add(
+        self,
+        found: npt.NDArray[np.float32],
+        expected: npt.NDArray[np.float32],
+        *,
+        ranks: bool = True,
+    ) -> None:
+        """Count logits or hidden states (positions, width), or (texts, classes), of a case.
+
+        Args:
+            found: the bundle's.
+            expected: the reference's.
+            ranks: whether the largest of each position means something: a class, a token.
+        """
         difference = float(np.abs(found - expected).max())
         scale = float(np.abs(expected).max())
         # max() drops a NaN that comes second; this keeps it
         self.max_abs = difference if math.isnan(difference) else max(self.max_abs, difference)
         relative = difference / scale if scale else difference
         self.max_rel = relative if math.isnan(relative) else max(self.max_rel, relative)
+        if not ranks:
+            return
         self.positions += len(expected)
         self.agreeing += int((found.argmax(-1) == expected.argmax(-1)).sum())
 

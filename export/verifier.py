@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from edgept.bundle import SEQ2SEQ_TASK
-from edgept.errors import ExportError, IncompatibleError
+from edgept.errors import ExportError, IncompatibleError, UsageError
 from edgept.export.chatter import logged
 from edgept.export.data_parity import compare_rows, read_rows
 from edgept.export.encoder_exporter import read_output
@@ -21,6 +21,7 @@ from edgept.export.parity import measure_parity, plain_output
 from edgept.export.seq2seq_verifier import compare_answers
 from edgept.export.source import find_model, load_frozen
 from edgept.export.tally import TOLERANCE, Parity, Tally
+from edgept.export.vision_parity import compare_pictures
 from edgept.prompt_source import load_prompt_source
 from edgept.runtime.content import LoadedPrompt
 from edgept.runtime.model import Model, load
@@ -93,6 +94,8 @@ def verify_bundle(
             )
         loaded = _load_prompt(runtime, prompt, task_index, labels)
         is_peft = (Path(prompt) / "adapter_config.json").is_file()
+        if runtime.manifest.image is not None:
+            return _compare_pictures(reference, runtime, loaded)
         if task == SEQ2SEQ_TASK:
             adapted = _load_peft(reference, Path(prompt)) if is_peft else None
             named = _peft_name(reference, loaded) if is_peft else _plain_name(reference)
@@ -110,6 +113,18 @@ def verify_bundle(
             None,
             data,
         )
+
+
+def _compare_pictures(reference: Any, runtime: Model, prompt: LoadedPrompt) -> Parity:
+    """Random pictures under a prompt, which goes into transformers' layers as it does into the graph."""
+    if "head.weight" not in prompt.prompt.tensors:
+        raise UsageError(
+            f"prompt {prompt.name!r} has no head, so there is nothing of its own to compare. Leave --prompt "
+            "out: random prompts are compared then."
+        )
+    tally = Tally(TOLERANCE[runtime.manifest.precision])
+    compare_pictures(reference, runtime, [prompt], tally, np.random.default_rng(_SEED))
+    return tally.parity(_plain_name(reference), None, None)
 
 
 def _load_prompt(

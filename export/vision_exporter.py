@@ -109,7 +109,10 @@ def own_head(model: Any) -> dict[str, npt.NDArray[np.float32]]:
         }
     weight = torch.cat([layer.weight for layer in layers], 1) / len(layers)
     bias = torch.stack([layer.bias for layer in layers]).mean(0)
-    return {"head.weight": weight.float().numpy(), "head.bias": bias.float().numpy()}
+    return {
+        "head.weight": weight.detach().float().numpy(),
+        "head.bias": bias.detach().float().numpy(),
+    }
 
 
 def vision_labels(model: Any) -> list[str]:

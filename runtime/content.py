@@ -18,6 +18,7 @@ __all__ = [
     "Input",
     "LoadedPrompt",
     "check_length",
+    "check_prompt",
     "check_tokenizer",
     "compose",
     "encode_parts",
@@ -31,7 +32,8 @@ class Head:
     Attributes:
         tensors: what the graph takes, in its float type: head.weight (classes, head_size) and
             head.bias (classes,), zeros where the head has none; of some models also
-            head.dense.weight (head_size, head_size) and head.dense.bias (head_size,).
+            head.dense.weight (head_size, head_size) and head.dense.bias (head_size,); of detectors
+            box.weight (4, head_size) and box.bias (4,).
         labels: one name a class.
         digest: of the tensors; rows whose heads have the same one are run together.
     """
@@ -58,8 +60,9 @@ class LoadedPrompt:
     Attributes:
         prompt: as read from its file, its tensors in the graph's float type and shared with the
             arrays below.
-        rows: (num_virtual_tokens, hidden) in the graph's float type; None for a prompt that is
-            keys and values only (prefix tuning), or a head alone.
+        rows: (num_virtual_tokens, hidden) in the graph's float type, of image models (layers or 1,
+            num_virtual_tokens, hidden); None for a prompt that is keys and values only (prefix tuning),
+            or a head alone.
         kv: (2 · layers, kv_heads, num_virtual_tokens, head_dim), key and value of each layer in
             turn: computed once from the rows, or the prompt itself; None where the model's keys depend
             on the length of the text, or where it has none (encoders), so that the rows are run with
@@ -182,11 +185,7 @@ def compose(
     parts: list[Part | EncodedText] = []
     parts += [content] if isinstance(content, EncodedText) else _parts(content)
     if prompt is not None:
-        if not isinstance(prompt, LoadedPrompt):
-            raise UsageError(
-                f"prompt is a {type(prompt).__name__}, expected a loaded prompt. Load it first: "
-                "model.load_prompt(...)."
-            )
+        check_prompt(prompt, model)
         parts.insert(0, prompt)
     ids: list[int] = []
     rows: list[npt.NDArray[Any]] = []
@@ -199,7 +198,7 @@ def compose(
     ]
     for part in parts:
         if isinstance(part, LoadedPrompt):
-            _check_resident(part, model)
+            check_prompt(part, model)
             prompts.append(part)
             if not part.num_virtual_tokens:
                 continue  # a head alone takes no position
@@ -243,6 +242,24 @@ def compose(
         text=content if isinstance(content, EncodedText) else None,
         front=front,
     )
+
+
+def check_prompt(prompt: object, model: object) -> None:
+    """Refuse what is no prompt that was loaded on this model.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if not isinstance(prompt, LoadedPrompt):
+        raise UsageError(
+            f"prompt is a {type(prompt).__name__}, expected a loaded prompt. Load it first: "
+            "model.load_prompt(...)."
+        )
+    if prompt.model is not model:
+        raise UsageError(
+            f"prompt {prompt.name!r} was loaded on another model. Load its file on this one: "
+            "model.load_prompt(...)."
+        )
 
 
 def check_tokenizer(tokenizer: Tokenizer | None) -> Tokenizer:
@@ -307,14 +324,6 @@ def _parts(content: Content) -> list[Part]:
             "ids; here ids stand between the others. Put them in a list of their own."
         )
     return [ids] if ids else items
-
-
-def _check_resident(prompt: LoadedPrompt, model: object) -> None:
-    if prompt.model is not model:
-        raise UsageError(
-            f"prompt {prompt.name!r} was loaded on another model. Load its file on this one: "
-            "model.load_prompt(...)."
-        )
 
 
 def _checked_ids(part: Sequence[int], vocab_size: int) -> list[int]:

@@ -1,5 +1,6 @@
 """Whether a prompt reaches a model's output at all: one that is silently ignored is worse than none."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -9,7 +10,7 @@ import numpy.typing as npt
 from edgept.errors import IncompatibleError
 from edgept.runtime.content import Input, LoadedPrompt, compose
 
-__all__ = ["Probed", "check_effect"]
+__all__ = ["Probed", "check_effect", "check_image_effect"]
 
 
 class Probed(Protocol):
@@ -42,12 +43,9 @@ def check_effect(runner: Probed, prompt: LoadedPrompt, vocab_size: int, bundle: 
     values = prompt.kv if prompt.rows is None else prompt.rows
     if values is None:
         raise AssertionError("a prompt with virtual tokens has rows, or keys and values")
-    sizes = np.abs(np.moveaxis(values, -2, 0).reshape(values.shape[-2], -1)).max(axis=1)
-    if not sizes.any():
-        return False
-    one = values[..., [sizes.argmax()], :]  # (…, 1, hidden or head_dim)
-    outputs = [
-        runner.probe(
+    return _changes_output(
+        values,
+        lambda chosen: runner.probe(
             compose(
                 [vocab_size // 2],
                 _of_one_token(prompt, chosen),
@@ -55,15 +53,44 @@ def check_effect(runner: Probed, prompt: LoadedPrompt, vocab_size: int, bundle: 
                 vocab_size=vocab_size,
                 model=prompt.model,
             )
-        )
-        for chosen in (one, -one)
-    ]
-    under, opposite = outputs
+        ),
+        prompt.name,
+        bundle,
+    )
+
+
+def check_image_effect(
+    probe: Callable[[npt.NDArray[Any]], npt.NDArray[Any]], prompt: LoadedPrompt, bundle: object
+) -> bool:
+    """`check_effect` for a model of images.
+
+    Args:
+        probe: features of some picture under a table of rows (layers or 1, virtual tokens, hidden).
+        prompt: resident, with virtual tokens.
+        bundle: its folder, for the error.
+    """
+    if prompt.rows is None:
+        raise AssertionError("an image prompt with virtual tokens has rows")
+    return _changes_output(prompt.rows, probe, prompt.name, bundle)
+
+
+def _changes_output(
+    values: npt.NDArray[Any],
+    probe: Callable[[npt.NDArray[Any]], npt.NDArray[Any] | None],
+    name: str,
+    bundle: object,
+) -> bool:
+    """Whether outputs differ under the largest virtual token of (…, virtual tokens, width) and its negative."""
+    sizes = np.abs(np.moveaxis(values, -2, 0).reshape(values.shape[-2], -1)).max(axis=1)
+    if not sizes.any():
+        return False
+    one = values[..., [sizes.argmax()], :]  # (…, 1, width)
+    under, opposite = probe(one), probe(-one)
     if under is None or opposite is None:
         return False
     if np.array_equal(under, opposite):
         raise IncompatibleError(
-            f"prompt {prompt.name!r} changes nothing: {bundle} gives the same output behind a virtual token "
+            f"prompt {name!r} changes nothing: {bundle} gives the same output behind a virtual token "
             "and behind its negative. Export the model again, and run the graph as it was exported."
         )
     return True

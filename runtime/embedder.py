@@ -1,4 +1,4 @@
-"""Feature extraction: a text as one vector, pooled and normalised as the model's makers say."""
+"""Feature extraction: a text or a picture as one vector, pooled and normalised as the model's makers say."""
 
 import math
 from dataclasses import dataclass
@@ -9,8 +9,9 @@ import numpy.typing as npt
 
 from edgept.latency import Latency
 from edgept.runtime.forward import Output
+from edgept.runtime.vision import Seen
 
-__all__ = ["Embedding", "to_embedding"]
+__all__ = ["Embedding", "to_embedding", "to_image_embedding"]
 
 # Below this length a vector is not made longer, as in PyTorch's normalize.
 _SHORTEST = 1e-12
@@ -18,12 +19,12 @@ _SHORTEST = 1e-12
 
 @dataclass(frozen=True, eq=False)
 class Embedding:
-    """A text as a vector. numpy takes it as one: `np.array(model.embed_batch(...))` is (texts, hidden).
+    """A text or a picture as a vector. numpy takes it as one: `np.array(model.embed_batch(...))` is (texts, hidden).
 
     Attributes:
-        vector: (hidden,) float32; of length 1 where the bundle normalises.
+        vector: (hidden,) float32, of a picture (head_size,); of length 1 where the bundle normalises.
         prompt: name of the prompt in front; None for the plain model.
-        truncated: tokens of the text that were cut off to fit.
+        truncated: tokens of the text that were cut off to fit; 0 of a picture.
         latency: how long each phase took; prefill is the run.
     """
 
@@ -54,5 +55,17 @@ def to_embedding(output: Output, pooling: str, *, normalize: bool) -> Embedding:
     else:
         vector = np.add.reduce(states, 0) / np.float32(len(states))
     if normalize:
-        vector /= max(math.sqrt(vector @ vector), _SHORTEST)
+        vector /= _length(vector)
     return Embedding(vector, output.prompt, output.truncated, output.latency)
+
+
+def to_image_embedding(seen: Seen, *, normalize: bool) -> Embedding:
+    """A picture's own vector, the first of its features (1 + virtual tokens + patches, head_size)."""
+    vector = seen.values["features"][0].copy()
+    if normalize:
+        vector /= _length(vector)
+    return Embedding(vector, seen.prompt, 0, seen.latency)
+
+
+def _length(vector: npt.NDArray[np.float32]) -> float:
+    return max(math.sqrt(vector @ vector), _SHORTEST)

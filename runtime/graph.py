@@ -24,7 +24,7 @@ _MAX_THREADS = 64
 # (2.5 times the time of the sums and the normalisation apart), the other takes 1.2 times.
 _SLOWER_FUSED: tuple[str, ...] = ("SkipLayerNormFusion", "BiasGeluFusion")
 # Outputs that are read here, so that they are wanted in this process's memory.
-_READ = ("logits", "last_hidden_state")
+_READ = ("logits", "last_hidden_state", "boxes", "features")
 
 
 class Graph:

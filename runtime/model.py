@@ -26,7 +26,7 @@ from edgept.prompt_source import load_prompt_source
 from edgept.runtime.beams import BeamOptions
 from edgept.runtime.calls import CALLS, refuse
 from edgept.runtime.content import Content, LoadedPrompt, encode_parts
-from edgept.runtime.effect import check_effect
+from edgept.runtime.effect import check_effect, check_image_effect
 from edgept.runtime.forward import Forward
 from edgept.runtime.generation import Generation, GenerationStream
 from edgept.runtime.generator import Generator
@@ -36,8 +36,10 @@ from edgept.runtime.options import GenerateOptions, read_options
 from edgept.runtime.perplexity import PERPLEXITY_WINDOW, perplexity
 from edgept.runtime.reading import ReadingModel
 from edgept.runtime.residency import make_head, rows_and_keys, share_tensors
+from edgept.runtime.seeing import SeeingModel
 from edgept.runtime.seq2seq_generator import Seq2SeqGenerator
 from edgept.runtime.text import Tokenizer
+from edgept.runtime.vision import CLASSIFIES, EMBEDS, Vision
 
 if TYPE_CHECKING:
     from edgept.runtime.c_engine import CModel
@@ -50,6 +52,9 @@ _NEEDED = {
     "text-generation": ("kv",),
     "feature-extraction": ("pooling",),
     SEQ2SEQ_TASK: ("kv", "decoding"),
+    CLASSIFIES: ("image", "head_size"),
+    EMBEDS: ("image", "head_size"),
+    "zero-shot-object-detection": ("image", "head_size"),
 }
 
 
@@ -88,7 +93,7 @@ def load(
         bundle: its folder; None takes $EDGEPT_BUNDLE, then ./bundle.
         threads: threads that compute one operator; None takes every core this process may use.
         providers: onnxruntime execution providers, best first; None takes the bundle's own.
-        max_length: longest sequence in tokens, virtual and new ones included; None takes the
+        max_length: of texts, longest sequence in tokens, virtual and new ones included; None takes the
             model's. Memory is reserved per request for what it needs, not for this.
         check_hashes: compare every file with its SHA-256 in the manifest first (about a second
             for a gigabyte). Without it, the graph is still checked for what it may refer to.
@@ -124,19 +129,20 @@ def load(
     )
 
 
-class Model(ReadingModel):
+class Model(ReadingModel, SeeingModel):
     """A frozen model whose task is chosen request by request, by the prompt in front of it.
 
     Several threads may use one model at once: a request keeps its state to itself, prompts never
     change after they are loaded, and onnxruntime's sessions are safe to run from many threads.
 
     Which calls there are depends on the bundle's task; those of models that read and do not write
-    (`classify`, `tag`, `answer`, `embed`) are in `ReadingModel`.
+    (`classify`, `tag`, `answer`, `embed`) are in `ReadingModel`, those of models that look at pictures
+    (`see`, `classify_image`, `segment`, `detect`, `embed_image`) in `SeeingModel`.
 
     Attributes:
         bundle: its folder.
         manifest: what was exported.
-        tokenizer: None where the bundle has none; then requests are token ids.
+        tokenizer: None where the bundle has none; then requests are token ids, or pictures.
         max_length: longest sequence in tokens.
         load_ms: time that loading took.
     """
@@ -162,6 +168,10 @@ class Model(ReadingModel):
                 )
         if check_hashes:
             check_files(bundle, manifest, weights=False)
+        if manifest.image is not None and max_length is not None:
+            raise UsageError(
+                "max_length is for texts; a picture's patches are as many as they are."
+            )
         self.max_length = manifest.max_positions if max_length is None else max_length
         if not 1 <= self.max_length <= manifest.max_positions:
             raise UsageError(
@@ -177,8 +187,12 @@ class Model(ReadingModel):
                 for name in manifest.graphs
             ]
         self._graph = graphs[-1]
-        self._runner: Forward | Generator | Seq2SeqGenerator
-        if manifest.task == SEQ2SEQ_TASK:
+        self._runner: Forward | Generator | Seq2SeqGenerator | Vision
+        if manifest.image is not None:
+            from edgept.pictures import Preprocessor  # Pillow: models of text do without
+
+            self._runner = Vision(self._graph, manifest, Preprocessor.from_bundle(bundle))
+        elif manifest.task == SEQ2SEQ_TASK:
             encoder, decoder = graphs
             self._runner = Seq2SeqGenerator(
                 encoder, decoder, manifest, self.max_length, self.tokenizer
@@ -233,14 +247,20 @@ class Model(ReadingModel):
                 f"prompt {prompt.name!r} has {prompt.num_virtual_tokens} virtual tokens and the longest "
                 f"sequence here is {self.max_length}: no room is left for a text."
             )
-        rows, kv = rows_and_keys(prompt, self.manifest, self._runner.keys_and_values, owned=owned)
+        runner = self._runner
+        keys_and_values = _no_keys if isinstance(runner, Vision) else runner.keys_and_values
+        rows, kv = rows_and_keys(prompt, self.manifest, keys_and_values, owned=owned)
         head = make_head(prompt, self.manifest, owned=owned)
         resident = share_tensors(prompt, rows, kv, head)
         loaded = LoadedPrompt(resident, rows, kv, (time.perf_counter() - started) * 1e3, self, head)
         kind = "prompt_kv" if rows is None else "prompt_embeds"
-        is_new = loaded.num_virtual_tokens and kind not in self._effective
-        if is_new and check_effect(self._runner, loaded, self.manifest.vocab_size, self.bundle):
-            self._effective.add(kind)
+        if loaded.num_virtual_tokens and kind not in self._effective:
+            if isinstance(runner, Vision):
+                is_seen = check_image_effect(runner.probe, loaded, self.bundle)
+            else:
+                is_seen = check_effect(runner, loaded, self.manifest.vocab_size, self.bundle)
+            if is_seen:
+                self._effective.add(kind)
         return loaded
 
     def generate(
@@ -356,6 +376,8 @@ class Model(ReadingModel):
             UsageError: the bundle has no chat template, or the template refuses the messages.
             UntrustedError: the template tries to leave its sandbox.
         """
+        if isinstance(self._runner, Vision):
+            refuse("chat", self.manifest.task)
         if self.tokenizer is None:
             raise UsageError("chat needs a tokenizer, and this bundle has none.")
         rendered = self._chat_template.render_parts(
@@ -370,7 +392,7 @@ class Model(ReadingModel):
         return ChatTemplate.from_bundle(self.bundle)
 
     def _writer(self, call: str) -> Generator | Seq2SeqGenerator:
-        if isinstance(self._runner, Forward):
+        if isinstance(self._runner, (Forward, Vision)):
             refuse(call, self.manifest.task)
         return self._runner
 
@@ -413,6 +435,10 @@ def _check_task(manifest: Manifest, bundle: Path) -> None:
                 f"{bundle}: the manifest of a bundle for {manifest.task} lacks its {needed}. Export the "
                 "model again.",
             )
+
+
+def _no_keys(_: npt.NDArray[Any]) -> None:
+    """A model of images keeps no keys and values: the rows are run with every picture."""
 
 
 def _refuse_beams(beams: BeamOptions) -> None:

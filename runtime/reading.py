@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from edgept.runtime.generator import Generator
     from edgept.runtime.seq2seq_generator import Seq2SeqGenerator
     from edgept.runtime.text import Tokenizer
+    from edgept.runtime.vision import Vision
 
 __all__ = ["AnswerOptions", "ReadingModel"]
 
@@ -72,7 +73,7 @@ class ReadingModel:
     tokenizer: "Tokenizer | None"
     max_length: int
     load_ms: float
-    _runner: "Forward | Generator | Seq2SeqGenerator"
+    _runner: "Forward | Generator | Seq2SeqGenerator | Vision"
 
     def classify(
         self, content: Content, *, prompt: LoadedPrompt | None = None, truncate: bool = False

@@ -14,8 +14,8 @@ from edgept.runtime.content import Head
 
 __all__ = ["make_head", "rows_and_keys", "share_tensors"]
 
-# The layer in front of the last one, in heads that have one (RoBERTa's).
-_DENSE = ("head.dense.weight", "head.dense.bias")
+# The layer in front of the last one, in heads that have one (RoBERTa's), and that of a detector's boxes.
+_BESIDE = ("head.dense.weight", "head.dense.bias", "box.weight", "box.bias")
 
 
 def rows_and_keys(
@@ -54,7 +54,7 @@ def make_head(prompt: Prompt, manifest: Manifest, *, owned: bool) -> Head | None
     if bias is None:
         bias = np.zeros(len(weight), np.float32)
     tensors = {"head.weight": weight, "head.bias": bias}
-    tensors |= {name: prompt.tensors[name] for name in _DENSE if name in prompt.tensors}
+    tensors |= {name: prompt.tensors[name] for name in _BESIDE if name in prompt.tensors}
     frozen = {name: _frozen(array, manifest.float_type, owned) for name, array in tensors.items()}
     digest = hashlib.blake2b(digest_size=16)
     for name, array in frozen.items():

@@ -262,3 +262,33 @@ def bundle_of(
         return path
 
     return bundle
+
+
+@pytest.fixture(scope="session")
+def image_bundle_of(
+    tmp_path_factory: pytest.TempPathFactory, worker_id: str
+) -> Callable[..., Path]:
+    """A function from a kind of image model, its own labels and a precision to an exported bundle.
+
+    Nobody writes into one: processes that run tests side by side share them.
+    """
+    from edgept.export import export_model
+    from tests.image_models import save_image_model
+
+    own = tmp_path_factory.getbasetemp()
+    bundles = (own if worker_id == "master" else own.parent) / "image-bundles"
+    bundles.mkdir(exist_ok=True)
+
+    def bundle(kind: str, labels: tuple[str, ...] = (), precision: str = "fp32") -> Path:
+        path = bundles / f"{kind}-{precision}-{len(labels)}"
+        if not path.exists():
+            with path.with_suffix(".lock").open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                if not path.exists():
+                    save_image_model(kind, path.with_suffix(".model"), labels)
+                    export_model(
+                        str(path.with_suffix(".model")), path, precision=precision, verify=False
+                    )
+        return path
+
+    return bundle

@@ -207,8 +207,9 @@ def test_the_file_has_the_trained_models_logits(
     found: list[Any] = []
     real = loop.train
 
-    def train_and_look(job: Any, adapted: Any, *rest: Any, **options: Any) -> None:
-        real(job, adapted, *rest, **options)
+    def train_and_look(learner: Any, *rest: Any, **options: Any) -> None:
+        real(learner, *rest, **options)
+        job, adapted = learner.job, learner.module
         batch = make_batch(job.examples, torch.device("cpu"))
         assert 0 < int(batch["attention_mask"].sum()) < batch["attention_mask"].numel()
         with torch.no_grad():

@@ -141,7 +141,8 @@ def export(
     if manifest.head_size is not None:
         own = ", ".join(manifest.labels) or "none; prompts bring theirs"
         click.echo(f"head of its own: {own}")
-    click.echo(f'next: edgept run {bundle}--prompt PROMPT "your text"')
+    asked = '"your text"' if manifest.image is None else "picture.jpg"
+    click.echo(f"next: edgept run {bundle}--prompt PROMPT {asked}")
 
 
 def _levers(precision: str, task: str) -> str:

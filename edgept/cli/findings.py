@@ -1,7 +1,7 @@
-"""What a model that reads finds in texts: asked for in a batch, and said in lines or as JSON."""
+"""What a model that reads or looks finds: asked for in a batch, and said in lines or as JSON."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
@@ -10,9 +10,10 @@ if TYPE_CHECKING:
     from edgept.runtime.content import LoadedPrompt
     from edgept.runtime.embedder import Embedding
     from edgept.runtime.model import Model
+    from edgept.runtime.seeing import Sighting
     from edgept.runtime.tagger import Tagging
 
-    Finding: TypeAlias = Answer | Classification | Embedding | Tagging
+    Finding: TypeAlias = Answer | Classification | Embedding | Sighting | Tagging
 
 __all__ = ["find", "lines", "to_json", "warning"]
 
@@ -26,9 +27,12 @@ def find(
 
     Args:
         model: for another task than text-generation.
-        requests: contents, of question answering (question, context), and their prompts.
+        requests: contents, of question answering (question, context), of image models pictures, and
+            their prompts.
         options: of the call.
     """
+    if model.manifest.image is not None:
+        return model.see_batch(requests, **options)
     if model.manifest.task == "text-classification":
         return model.classify_batch(requests, **options)
     if model.manifest.task == "token-classification":
@@ -39,12 +43,15 @@ def find(
 
 
 def lines(found: "Finding") -> Iterator[str]:
-    """What stdout says of it: a line, or one for each entity or answer."""
+    """What stdout says of it: a line, or one for each entity, answer, segment or box."""
     from edgept.runtime.answerer import Answer
     from edgept.runtime.classifier import Classification
+    from edgept.runtime.detector import Detections
+    from edgept.runtime.image_classifier import ImageClassification
+    from edgept.runtime.segmenter import Segmentation
     from edgept.runtime.tagger import Tagging
 
-    if isinstance(found, Classification):
+    if isinstance(found, (Classification, ImageClassification)):
         yield f"{found.label} {found.probability:.4f}"
     elif isinstance(found, Tagging):
         for entity in found.entities:
@@ -56,6 +63,15 @@ def lines(found: "Finding") -> Iterator[str]:
             yield (
                 f"{span.score:.4f}{place} {span.text}" if span.text else f"{span.score:.4f} (none)"
             )
+    elif isinstance(found, Segmentation):
+        for share, label in sorted(zip(found.shares, found.labels, strict=True), reverse=True):
+            if share:
+                yield f"{label} {share:.1%}"
+    elif isinstance(found, Detections):
+        for item in found.found:
+            yield f"{item.label} {item.score:.4f} {' '.join(f'{side:.1f}' for side in item.box)}"
+        if not found.found:
+            yield f"nothing scores {found.threshold:g} or more"
     else:
         yield " ".join(f"{value:.6g}" for value in found.vector.tolist())
 
@@ -66,18 +82,24 @@ def warning(found: "Finding") -> str | None:
     return f"warning: {truncated} tokens of this text were cut off to fit." if truncated else None
 
 
-def to_json(shown: object, result: Any) -> str:
+def to_json(shown: object, result: Any, *, without: Collection[str] = (), **more: object) -> str:
     """A result, whatever the task, as one line.
 
     Args:
         shown: the request, as the user gave it.
         result: a dataclass with its latency.
+        without: fields that are not said.
+        more: what is said beside them.
     """
     from dataclasses import fields
 
-    said = {field.name: _plain(getattr(result, field.name)) for field in fields(result)}
+    said = {
+        field.name: _plain(getattr(result, field.name))
+        for field in fields(result)
+        if field.name not in without
+    }
     said["latency"]["tokens_per_second"] = result.latency.tokens_per_second
-    return json.dumps({"input": shown, **said}, ensure_ascii=False)
+    return json.dumps({"input": shown, **said, **more}, ensure_ascii=False)
 
 
 def _on_a_line(text: str) -> str:

@@ -1,4 +1,4 @@
-"""`edgept run`: answer, classify, tag or embed texts under one prompt or several."""
+"""`edgept run`: answer, classify, tag or embed texts, or look at pictures, under one prompt or several."""
 
 import itertools
 import os
@@ -12,6 +12,7 @@ import click
 from edgept.cli.answer import show, warn_of_other_base
 from edgept.cli.findings import find, lines, to_json, warning
 from edgept.cli.options import bundle_option, json_option
+from edgept.cli.pictures import Output, list_pictures, look
 from edgept.cli.requests import read_requests, read_text
 from edgept.errors import UsageError
 
@@ -30,10 +31,13 @@ _SAYS = {
     "token-classification": "tags texts",
     "question-answering": "answers questions about a text",
     "feature-extraction": "makes vectors of texts",
+    "image-classification": "looks at pictures",
+    "image-feature-extraction": "looks at pictures",
 }
 _ANSWERS, _EMBEDS = "question-answering", "feature-extraction"
 _REWRITES = "text2text-generation"
 _WRITES = ("text-generation", _REWRITES)
+_LOOKS = ("image-classification", "image-feature-extraction")
 _CUTS = ("text-classification", "token-classification", _EMBEDS)
 # Options that not every task has, by their name in Python, and the tasks that do.
 _OPTIONS = {
@@ -53,13 +57,15 @@ _OPTIONS = {
     "handle_impossible_answer": (_ANSWERS,),
     "aggregation": ("token-classification",),
     "truncate": _CUTS,
-    "npy": (_EMBEDS,),
-    "force": (_EMBEDS,),
+    "npy": (_EMBEDS, *_LOOKS),
+    "force": (_EMBEDS, *_LOOKS),
+    "save": _LOOKS,
+    "threshold": _LOOKS,
 }
 
 
 @click.command()
-@click.argument("text", required=False)
+@click.argument("inputs", nargs=-1, metavar="[TEXT | PICTURE...]")
 @bundle_option
 @click.option(
     "--prompt",
@@ -74,8 +80,8 @@ _OPTIONS = {
     "--input",
     "input_file",
     type=click.Path(exists=True, dir_okay=False, allow_dash=True),
-    help="File with a request on every line, or a JSON object on every line of a .jsonl file; - is "
-    "stdin.",
+    help="File with a request on every line, or a JSON object on every line of a .jsonl file, or the path "
+    "of a picture on every line; - is stdin.",
 )
 @click.option(
     "--context",
@@ -152,8 +158,21 @@ _OPTIONS = {
 @click.option(
     "--truncate", is_flag=True, help="Cut texts that are longer than the model, and say so."
 )
+@click.option(
+    "--threshold",
+    type=click.FloatRange(0, 1),
+    default=0.5,
+    show_default=True,
+    help="Least score of a detection in a picture.",
+)
+@click.option(
+    "--save",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Folder for pictures with boxes, segments or labels drawn on them.",
+)
 @click.option("--npy", type=click.Path(path_type=Path), help="File for vectors, as numpy reads it.")
-@click.option("--force", is_flag=True, help="Replace the file of --npy.")
+@click.option("--force", is_flag=True, help="Replace the files of --npy and --save.")
 @click.option("--threads", type=click.IntRange(min=1), help="[default: every core]")
 @click.option(
     "--provider", "providers", multiple=True, help="onnxruntime provider. [default: the bundle's]"
@@ -163,7 +182,7 @@ _OPTIONS = {
 @click.pass_context
 def run(
     context: click.Context,
-    text: str | None,
+    inputs: tuple[str, ...],
     bundle: Path | None,
     prompts: tuple[str, ...],
     task_index: int | None,
@@ -184,6 +203,8 @@ def run(
     handle_impossible_answer: bool,
     aggregation: str,
     truncate: bool,
+    threshold: float,
+    save: Path | None,
     npy: Path | None,
     force: bool,
     threads: int | None,
@@ -191,10 +212,11 @@ def run(
     max_length: int | None,
     as_json: bool,
 ) -> None:
-    """Answer TEXT under a prompt, or say what the model reads in it.
+    """Answer TEXT under a prompt, or say what the model reads in it, or sees in each PICTURE.
 
     What that is depends on the bundle: a continuation, a class, entities, the answer to a question
-    about --context, or a vector.
+    about --context, or a vector. PICTURE is a file, a folder or a pattern; what is looked for in it
+    depends on the prompt: a class, segments, or things with boxes around them.
 
     \N{BACKSPACE}
       edgept run --prompt spanish.pt "Where is my parcel?"
@@ -202,12 +224,14 @@ def run(
       edgept run --prompt spanish.pt --input questions.txt --json
       edgept run -b answers/ --context manual.txt "How long is the warranty?"
       edgept run -b vectors/ --input texts.txt --npy vectors.npy
+      edgept run -b vit/ --prompt retina.safetensors scans/ eye.png --save seen
 
-    Without TEXT and --input, stdin is one request; on a terminal, an interactive session in which
-    /prompt NAME swaps. Answers go to stdout, latency to stderr; --json prints one object a line.
+    Without TEXT and --input, stdin is one request, or names a picture a line; on a terminal, an
+    interactive session in which /prompt NAME swaps. Answers go to stdout, latency to stderr; --json
+    prints one object a line. A picture that cannot be read is an error at the end, and no other's.
     """
-    if text is not None and input_file is not None:
-        raise click.UsageError("give TEXT or --input, not both.")
+    if inputs and input_file is not None:
+        raise click.UsageError("give TEXT (or pictures) or --input, not both.")
     if system is not None and not chat:
         raise click.UsageError("--system needs --chat.")
     if npy is not None and os.path.lexists(npy) and not force:
@@ -219,6 +243,15 @@ def run(
     model = load(bundle, threads=threads, providers=providers or None, max_length=max_length)
     task = model.manifest.task
     _refuse_options(context, task)
+    looks = task in _LOOKS
+    if len(inputs) > 1 and not looks:
+        raise click.UsageError(
+            f"this bundle {_SAYS[task]}; {len(inputs)} arguments were given, expected one TEXT. Put it in "
+            "quotes, or a file's name behind --input."
+        )
+    text = inputs[0] if inputs else None
+    is_session = text is None and input_file is None and _is_terminal()
+    pictures = [] if is_session or not looks else list_pictures(inputs, input_file)
     loaded = _load_prompts(model, prompts, task_index)
     options: dict[str, Any] = {
         "max_new_tokens": max_new_tokens,
@@ -237,6 +270,8 @@ def run(
             "max_answer_len": max_answer_len,
             "handle_impossible_answer": handle_impossible_answer,
         }
+    elif looks:
+        options = {"threshold": threshold}
     elif task not in _WRITES:
         options = {"truncate": truncate}
         if task == "token-classification":
@@ -252,7 +287,7 @@ def run(
         return model.chat([*messages, {"role": "user", "content": request}])
 
     asks_context = task == _ANSWERS and asked_about is None
-    if text is None and input_file is None and sys.stdin is not None and sys.stdin.isatty():
+    if is_session:
         if asks_context:
             raise click.UsageError(
                 "this bundle answers questions about a text: give --context FILE."
@@ -261,8 +296,18 @@ def run(
 
         converse(model, loaded, content, options)
         return
-    requests = read_requests(text, input_file, content, asks_context=asks_context)
     answers: list[tuple[str, LoadedPrompt | None]] = [*loaded.items()] or [("", None)]
+    if looks:
+        output = Output(as_json, save, npy is not None, force, several=len(loaded) > 1)
+        look(model, pictures, answers, options, output)
+        if npy is not None and output.kept:
+            _write_vectors(npy, output.kept, force=force)
+        if output.failed:
+            if len(pictures) > 1:
+                click.echo(f"{len(output.failed)} of {len(pictures)} pictures failed", err=True)
+            context.exit(output.failed[0].exit_code)
+        return
+    requests = read_requests(text, input_file, content, asks_context=asks_context)
     if task not in _WRITES:
         # a file is read ahead; of stdin, each line is answered as it comes
         size = _BATCH if input_file not in (None, "-") else 1
@@ -337,7 +382,7 @@ def _found(
 
 
 def _write_vectors(path: Path, vectors: list[Any], *, force: bool) -> None:
-    """Write a .npy file of float32 (requests · prompts, hidden)."""
+    """Write a .npy file of float32 (requests · prompts, hidden), or (pictures · prompts, head_size)."""
     import io
 
     import numpy as np
@@ -363,6 +408,10 @@ def _refuse_options(context: click.Context, task: str) -> None:
             raise click.UsageError(
                 f"this bundle {_SAYS[task]}; {max(option.opts, key=len)} is for {' and '.join(tasks)}."
             )
+
+
+def _is_terminal() -> bool:
+    return sys.stdin is not None and sys.stdin.isatty()
 
 
 def _load_prompts(

@@ -1,4 +1,4 @@
-"""The interactive session of `edgept run`: type a request, swap the prompt, go on."""
+"""The interactive session of `edgept run`: type a request or a picture's path, swap the prompt, go on."""
 
 import io
 import sys
@@ -42,8 +42,9 @@ def converse(
     if isinstance(sys.stdin, io.TextIOWrapper):  # a terminal may send what is not its encoding
         sys.stdin.reconfigure(errors="replace")
     active = next(iter(prompts), None)
+    asks = " Type the path of a picture;" if model.manifest.image is not None else ""
     click.echo(
-        f"{model.manifest.source}, {model.manifest.precision}. /help for commands.", err=True
+        f"{model.manifest.source}, {model.manifest.precision}.{asks} /help for commands.", err=True
     )
     while True:
         try:
@@ -68,7 +69,7 @@ def converse(
                     click.echo(f"{mark} {name}  {prompt.num_virtual_tokens} virtual tokens")
             elif command == "/prompt":
                 active = _swap(model, prompts, argument.strip(), active)
-            elif command.startswith("/"):
+            elif command.startswith("/") and model.manifest.image is None:  # a path begins so, too
                 click.echo(f"no command {command}\n{_HELP}", err=True)
             else:
                 show(model, content(line), prompts[active] if active is not None else None, options)

@@ -12,8 +12,14 @@ from edgept.cli.workstation import import_export
 
 __all__ = ["tune"]
 
-_METHODS = ("prompt-tuning", "p-tuning", "prefix-tuning", "multitask", "cpt", "head")
-_TASKS = ("auto", "text-generation", "text2text-generation", "text-classification")
+_METHODS = (
+    *("prompt-tuning", "p-tuning", "prefix-tuning", "multitask", "cpt", "head"),
+    *("vpt-shallow", "vpt-deep"),
+)
+_TASKS = (
+    *("auto", "text-generation", "text2text-generation", "text-classification"),
+    *("image-classification", "image-segmentation", "object-detection"),
+)
 
 
 @click.command()
@@ -32,13 +38,14 @@ _TASKS = ("auto", "text-generation", "text2text-generation", "text-classificatio
     "--method",
     type=click.Choice(_METHODS),
     help="prefix-tuning moves a model furthest, prompt-tuning makes the smallest file; head trains a "
-    "classifier's head alone.  [default: prompt-tuning]",
+    "head alone. For pictures, vpt-deep puts virtual tokens before every layer, vpt-shallow before the "
+    "first.  [default: prompt-tuning; vpt-deep for pictures]",
 )
 @click.option(
     "--task",
     type=click.Choice(_TASKS),
     help="text-classification trains a head beside the prompt.  [default: what the model was saved "
-    "for; text-classification for an encoder]",
+    "for; text-classification for an encoder; for pictures what DATA has, and of COCO's file its boxes]",
 )
 @click.option("--virtual-tokens", type=int, help="Positions that the prompt takes.  [default: 16]")
 @click.option("--description", help='The task in a sentence: "Answer in Spanish:".')
@@ -47,6 +54,19 @@ _TASKS = ("auto", "text-generation", "text2text-generation", "text-classificatio
     metavar="text:…|vocab|kv:…|examples|random|prompt:FILE",
     help="Where the prompt starts. kv is for prefix-tuning, examples for cpt; prompt:FILE goes on from "
     "a prompt.  [default: the description, else vocab]",
+)
+@click.option(
+    "--projection",
+    type=int,
+    help="Learn a visual prompt's rows this wide, and a layer that makes them the model's width.",
+)
+@click.option(
+    "--flip", is_flag=True, default=None, help="Mirror half of the pictures while learning."
+)
+@click.option(
+    "--labels",
+    metavar="CAT,DOG,…",
+    help="Names of the classes that .npz and masks only number.  [default: the numbers]",
 )
 @click.option("--learning-rate", type=float, help="[default: the method's, measured]")
 @click.option(
@@ -86,6 +106,7 @@ _TASKS = ("auto", "text-generation", "text2text-generation", "text-classificatio
 @click.option("--output-column", help="[default: output]")
 @click.option("--text-column", help="[default: text]")
 @click.option("--label-column", help="[default: label]")
+@click.option("--image-column", help="Path of a picture, in a CSV.  [default: image]")
 @click.option("--messages-column", help="[default: messages]")
 @click.option("--task-column", help="Task of a row, for multitask.  [default: task]")
 @click.option(
@@ -128,6 +149,14 @@ def tune(
 
     With text and label, a model that generates learns to answer with the label. An encoder, or any
     model with --task text-classification, gets a head with a row for each label, in the same file.
+
+    For an image model, DATA is a folder with a sub-folder of pictures for each class, a .csv with image
+    and label, an .npz (train_images, train_labels, val_images, …; archive.npz:test names a split), a COCO
+    .json with boxes or masks, or a folder with images/ and masks/.
+
+    \N{BACKSPACE}
+      edgept tune VIT photos/ -o species.safetensors --eval-split 0.1 --virtual-tokens 10
+      edgept tune VIT instances.json -o parts.safetensors --eval val.json --task image-segmentation
     """
     import_export()  # or the error that says what to install
     from edgept.tune import Columns, Settings
@@ -135,10 +164,12 @@ def tune(
 
     columns = {
         name: options.pop(f"{name}_column")
-        for name in ("input", "output", "text", "label", "messages", "task")
+        for name in ("input", "output", "text", "label", "messages", "task", "image")
     }
     columns = {name: value for name, value in columns.items() if value is not None}
     given = {name: value for name, value in options.items() if value is not None}
+    if "labels" in given:
+        given["labels"] = tuple(name.strip() for name in given["labels"].split(","))
     if data.suffix.lower() in (".yaml", ".yml"):
         if given or columns or evaluation is not None:
             named = next(iter([*given, *columns, "eval"])).replace("_", "-")

@@ -48,7 +48,7 @@ def _news(update: "Update") -> str:
     parts = [
         f"loss {update.loss:.3f}",
         f"gradient {update.gradient_norm:.2g}",
-        f"{update.tokens_per_second:.0f} tokens/s",
+        f"{update.per_second:.0f} {update.unit}/s",
     ]
     if update.validation is not None:
         parts.append(f"validation {update.validation.loss:.3f}{_metric(update.validation.metric)}")
@@ -91,14 +91,16 @@ def show_tuned(tuned: "Tuned") -> None:
                 f"{name.replace('_', ' ')} {gap:+.4f}" for name, gap in device["gap"].items()
             )
         )
-    click.echo(f'next: edgept run --prompt {tuned.prompts[0]} "your text"')
+    given = "picture.png" if "pictures" in record else '"your text"'
+    click.echo(f"next: edgept run --prompt {tuned.prompts[0]} {given}")
 
 
 def _contents(record: dict[str, Any], virtual_tokens: int) -> str:
     """What a prompt file holds."""
     parts = [f"{virtual_tokens} virtual tokens"] if virtual_tokens else []
     if record["labels"]:
-        parts.append(f"a head of {len(record['labels'])} classes")
+        classes = len(record["labels"])
+        parts.append(f"a head of {classes} class{'es' if classes > 1 else ''}")
     return " and ".join(parts)
 
 
@@ -107,6 +109,8 @@ def _baseline(record: dict[str, Any]) -> str:
     plain, majority = record["without_prompt"], record["majority"]
     if plain is not None:
         return f"loss {plain['loss']:.3f}{_metric(plain['metric'])} without the prompt, "
+    if majority is None:  # of pixels and boxes there is no plain answer
+        return ""
     return f"accuracy {majority['accuracy']:.1%} of always saying {majority['label']!r}, "
 
 

@@ -1,4 +1,4 @@
-"""Tune prompts with peft on a frozen model. Needs the extra `edgept[export]`.
+"""Tune prompts on a frozen model: with peft for text, visual prompts for pictures. Needs the extra `edgept[export]`.
 
 Code organization (a run passes through these in order):
     settings.py      every setting, its default, and what it may be
@@ -13,6 +13,8 @@ Code organization (a run passes through these in order):
     head.py          a classifier's head: fresh for a run, gone behind it
     classify.py      a classifier's logits, loss and validation
     job.py           all of this, ready to train
+    text_learner.py  what the loop asks of text (learner.py: of anything)
+    text_course.py   all of this as one run (course.py); vision/ has the same for pictures
     batches.py       the data's order and its padding
     loop.py          the training loop
     evaluate.py      loss and metric of held-out rows, in PyTorch

@@ -1,22 +1,26 @@
 """The frozen model, loaded once for any number of tasks."""
 
+import json
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import logging
 
+from edgept.bundle import PREPROCESSOR_NAME
 from edgept.errors import MissingDependencyError, UsageError
 from edgept.export.encoder_exporter import padding_id
-from edgept.export.families import ENCODERS
+from edgept.export.families import ENCODERS, VISION
 from edgept.export.fingerprint import fingerprint
 from edgept.export.source import ModelSource, find_model, load_frozen
+from edgept.tune.settings import PICTURE_TASKS
 
-__all__ = ["Backbone", "load_backbone", "silent"]
+__all__ = ["Backbone", "load_backbone", "reads_pictures", "silent"]
 
 _SAMPLED_TOKENS = 4096
 _messages: Any = logging  # some of its functions have no types
@@ -24,7 +28,7 @@ _messages: Any = logging  # some of its functions have no types
 
 @dataclass(frozen=True, eq=False)
 class Backbone:
-    """A frozen model: a causal language model, an encoder-decoder, or what stands under a classifier's head.
+    """A frozen model: a causal language model, an encoder-decoder, an image model, or what a head reads.
 
     Attributes:
         source: where it came from.
@@ -33,7 +37,9 @@ class Backbone:
         fingerprint: of the weights as loaded, before they are cast.
         device: that it is on.
         precision: fp32 or bf16, of its weights.
-        max_positions: longest sequence that it was made for.
+        max_positions: longest sequence that it was made for; 0 of an image model.
+        vision: an image model with its prompt and head as inputs; else None.
+        preprocessor: what makes an image model's input of a picture; else None.
     """
 
     source: ModelSource
@@ -43,10 +49,12 @@ class Backbone:
     device: torch.device
     precision: str
     max_positions: int
+    vision: Any = None
+    preprocessor: Any = None
 
     @property
     def task(self) -> str:
-        """text-generation, text2text-generation or text-classification."""
+        """text-generation, text2text-generation or text-classification; of an image model, its own."""
         return self.source.task
 
     @property
@@ -68,6 +76,23 @@ class Backbone:
         return [] if eos is None else [int(eos)]
 
 
+def reads_pictures(model: str | Backbone) -> bool:
+    """Whether a model is one for pictures, by its configuration.
+
+    Args:
+        model: local transformers folder, hub id, or a loaded model.
+    """
+    if isinstance(model, Backbone):
+        return model.vision is not None
+    try:
+        if Path(model).exists():
+            config = json.loads((Path(model) / "config.json").read_text(encoding="utf-8"))
+            return config["model_type"] in VISION
+        return AutoConfig.from_pretrained(model, trust_remote_code=False).model_type in VISION
+    except (OSError, ValueError, KeyError, TypeError):
+        return False  # what is wrong with it is said where it is loaded
+
+
 def load_backbone(
     model: str, *, task: str | None = None, precision: str = "auto", device: str = "auto"
 ) -> Backbone:
@@ -77,6 +102,7 @@ def load_backbone(
         model: local transformers folder or hub id.
         task: text-generation, text2text-generation or text-classification; None or "auto" is the one
             that the model was saved for, and text-classification for an encoder, which cannot generate.
+            An image model is loaded for all of its tasks.
         precision: fp32, bf16, or auto: bf16 on a GPU that has it, else fp32.
         device: cpu, cuda, or auto.
 
@@ -91,7 +117,9 @@ def load_backbone(
     if precision == "auto":
         has_bf16 = device == "cuda" and torch.cuda.is_bf16_supported()
         precision = "bf16" if has_bf16 else "fp32"
-    source = _find(model, None if task == "auto" else task)
+    source = _find(model, None if task in ("auto", *PICTURE_TASKS) else task)
+    if source.is_image:
+        return _load_vision(source, precision, device)
     with silent():
         frozen = load_frozen(source)
         try:
@@ -119,6 +147,35 @@ def load_backbone(
     )
 
 
+def _load_vision(source: ModelSource, precision: str, device: str) -> Backbone:
+    from edgept.export.prompted_vision import PromptedVision
+    from edgept.pictures import Preprocessor
+
+    with silent():
+        frozen = load_frozen(source)
+    identity = fingerprint(frozen)
+    vision = PromptedVision(frozen, VISION[source.config.model_type])
+    preprocessor = Preprocessor.from_file(source.folder / PREPROCESSOR_NAME)
+    wanted = (vision.geometry.height, vision.geometry.width)
+    if (preprocessor.height, preprocessor.width) != wanted:
+        raise UsageError(
+            f"{source.location}: {PREPROCESSOR_NAME} makes pictures of {preprocessor.height} x "
+            f"{preprocessor.width} pixels, the model takes {wanted[0]} x {wanted[1]}. Correct its size."
+        )
+    frozen.to(device=device, dtype=torch.bfloat16 if precision == "bf16" else torch.float32)
+    return Backbone(
+        source,
+        frozen,
+        None,
+        identity,
+        torch.device(device),
+        precision,
+        0,
+        vision=vision,
+        preprocessor=preprocessor,
+    )
+
+
 def _find(model: str, task: str | None) -> ModelSource:
     if task is not None:
         return find_model(model, task)
@@ -128,7 +185,7 @@ def _find(model: str, task: str | None) -> ModelSource:
         if not _is_encoder(model):
             raise
     else:
-        if not source.is_encoder:
+        if source.is_image or not source.is_encoder:
             return source
     # an encoder is tuned to classify, whatever it was saved for
     return find_model(model, "text-classification")

@@ -5,6 +5,9 @@ from typing import Any
 
 __all__ = ["draw_curve"]
 
+# By the kind of data, where it is not what text has.
+_UNITS = {"classes": "nats per picture", "masks": "nats per pixel", "boxes": "of classes and boxes"}
+
 
 def draw_curve(record: dict[str, Any]) -> bytes:
     """Draw a run.
@@ -40,7 +43,10 @@ def draw_curve(record: dict[str, Any]) -> bytes:
                 plain, color="C3", linestyle="--", linewidth=1, label="without the prompt"
             )
         upper.axvline(record["best_step"], color="C0", linestyle=":", linewidth=1, label="kept")
-    upper.set_ylabel("loss, nats per row" if record["labels"] else "loss, nats per token")
+    unit = _UNITS.get(
+        record["rows"]["kind"], "nats per row" if record["labels"] else "nats per token"
+    )
+    upper.set_ylabel(f"loss, {unit}")
     upper.set_title(f"{record['name']}: {record['settings']['method']} on {record['model']}")
     upper.legend(loc="upper right", fontsize="small")
     lower.plot(steps, record["gradient_norms"], color="C1", linewidth=0.8)

@@ -35,7 +35,7 @@ def check_bundle(
     """
     folder = find_bundle(bundle)
     manifest = read_manifest(folder)
-    if manifest.task != task:
+    if task not in manifest.prompt_tasks:
         raise IncompatibleError(
             f"{folder} was exported for {manifest.task}, and the prompt is to be tuned for {task}. Export "
             f"the model with --task {task}, or tune with --task {manifest.task}."

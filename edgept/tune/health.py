@@ -16,6 +16,8 @@ _NOT_MOVED = {
     "head": "A head alone moves what the model has: raise --head-learning-rate, or tune a prompt with "
     "it (--method prompt-tuning).",
 }
+_VISUAL = ("vpt-shallow", "vpt-deep")
+_OTHERWISE = {"vpt-shallow": ", or take --method vpt-deep", "vpt-deep": ""}
 
 
 def judge(
@@ -36,9 +38,14 @@ def judge(
     option = "--head-learning-rate" if method == "head" else "--learning-rate"
     last = gradient_norms[-_VANISHED_STEPS:]
     if len(last) == _VANISHED_STEPS and max(last) < _VANISHED:
+        remedy = (
+            "Check the pictures and their labels: the model tells nothing apart in them."
+            if method in _VISUAL
+            else "Describe the task (--description), from which the prompt then starts, or check that the "
+            "answers are not empty."
+        )
         found.append(
-            f"the gradient vanished: its norm stayed below {_VANISHED:g} for {_VANISHED_STEPS} steps. "
-            "Describe the task (--description), from which the prompt then starts, or check that the answers are not empty."
+            f"the gradient vanished: its norm stayed below {_VANISHED:g} for {_VANISHED_STEPS} steps. {remedy}"
         )
     # A prompt that starts near zero has large gradients at first, so the latest ones are judged.
     if len(gradient_norms) >= _LEAST_STEPS:
@@ -61,7 +68,7 @@ def judge(
             remedy = _NOT_MOVED.get(
                 method,
                 f"Raise {option} (now {rate:g}) to {rate * 3:.2g}, use more "
-                "--virtual-tokens, or describe the task (--description).",
+                f"--virtual-tokens{_OTHERWISE.get(method, ', or describe the task (--description)')}.",
             )
             found.append(f"the loss does not move: {first:.3f} at first, {now:.3f} now. {remedy}")
     return found

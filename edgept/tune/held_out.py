@@ -2,14 +2,17 @@
 
 import os
 from dataclasses import replace
+from typing import Any, TypeVar
 
 import torch
 
 from edgept.errors import UsageError
-from edgept.tune.data import Data, Row, read_data
+from edgept.tune.data import Data, read_data
 from edgept.tune.settings import Settings
 
-__all__ = ["read_training", "task_names"]
+__all__ = ["read_training", "split_rows", "task_names"]
+
+Rows = TypeVar("Rows", bound=Any)  # Data or PictureData
 
 
 def read_training(
@@ -30,21 +33,31 @@ def read_training(
                 "Give both the same columns."
             )
         return training, held_out
+    return split_rows(training, settings)
+
+
+def split_rows(data: Rows, settings: Settings) -> tuple[Rows, Rows | None]:
+    """Rows to learn from and held-out ones by `Settings.eval_split`; None where it is.
+
+    Raises:
+        UsageError: the split leaves nothing.
+    """
     if settings.eval_split is None:
-        return training, None
-    count = round(settings.eval_split * len(training.rows))
-    if not 0 < count < len(training.rows):
+        return data, None
+    count = round(settings.eval_split * len(data.rows))
+    if not 0 < count < len(data.rows):
         raise UsageError(
-            f"--eval-split {settings.eval_split} of {len(training.rows)} rows leaves none for training or "
+            f"--eval-split {settings.eval_split} of {len(data.rows)} rows leaves none for training or "
             "none for validation. Give --eval, or another share."
         )
     generator = torch.Generator().manual_seed(settings.seed)
-    chosen = set(torch.randperm(len(training.rows), generator=generator)[:count].tolist())
+    chosen = set(torch.randperm(len(data.rows), generator=generator)[:count].tolist())
 
-    def part(*, held_out: bool) -> tuple[Row, ...]:
-        return tuple(row for at, row in enumerate(training.rows) if (at in chosen) == held_out)
+    def part(*, held_out: bool) -> Any:
+        rows = tuple(row for at, row in enumerate(data.rows) if (at in chosen) == held_out)
+        return replace(data, rows=rows)
 
-    return replace(training, rows=part(held_out=False)), replace(training, rows=part(held_out=True))
+    return part(held_out=False), part(held_out=True)
 
 
 def task_names(settings: Settings, training: Data, held_out: Data | None) -> list[str]:

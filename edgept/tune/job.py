@@ -8,7 +8,7 @@ from edgept.errors import UsageError
 from edgept.export.heads import find_layers
 from edgept.tune.backbone import Backbone, silent
 from edgept.tune.data import Data
-from edgept.tune.encode import Example, encode
+from edgept.tune.encode import encode
 from edgept.tune.head import feature_rms
 from edgept.tune.settings import Settings
 
@@ -24,24 +24,31 @@ class Job:
     Attributes:
         backbone: the frozen model.
         settings: of the run.
-        examples: to learn from.
+        examples: to learn from: rows of text, or pictures.
         held_out: to validate on; may be empty.
         kind: of the data.
         steps: updates of the prompt.
         rate: the highest learning rate of the prompt, or of a head alone.
         labels: names of a classifier's classes; empty where the model answers in words.
         head_rate: the highest learning rate of a classifier's head; 0 without one.
+        picture_task: what is learnt of pictures, whose model is for any such task; else None.
     """
 
     backbone: Backbone
     settings: Settings
-    examples: list[Example]
-    held_out: list[Example]
+    examples: Any
+    held_out: Any
     kind: str
     steps: int
     rate: float
     labels: tuple[str, ...] = ()
     head_rate: float = 0.0
+    picture_task: str | None = None
+
+    @property
+    def task(self) -> str:
+        """What the prompt is for, as transformers names it."""
+        return self.picture_task or self.backbone.task
 
 
 def make_job(

@@ -1,7 +1,8 @@
 """The classes of a classification task: named by the training rows, and by nothing else."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -10,7 +11,7 @@ from edgept.prompt import Prompt
 from edgept.prompt_file import format_prompt
 from edgept.tune.data import Data
 
-__all__ = ["label_names", "majority"]
+__all__ = ["check_known", "check_storable", "label_names", "majority"]
 
 _SHOWN = 20
 
@@ -36,16 +37,24 @@ def label_names(training: Data, held_out: Data | None) -> tuple[str, ...]:
             f"{training.path} has one label only, {names[0]!r}; a classifier tells at least two apart. "
             "Give rows of other labels.",
         )
-    _check_storable(names, training)
+    lines = {row.label: f"line {row.line}" for row in reversed(training.rows)}
+    check_storable(names, training.path, lines)
     if held_out is not None:
-        _check_known(names, held_out)
+        unknown = [
+            f"line {row.line} {row.label!r}" for row in held_out.rows if row.label not in names
+        ]
+        check_known(names, held_out.path, unknown)
     return tuple(names)
 
 
-def majority(training: Data, held_out: Data) -> dict[str, float | str]:
+def majority(training: Any, held_out: Any) -> dict[str, float | str]:
     """What always saying the training rows' most frequent label is worth.
 
     A head cannot be compared with none: without training there is nothing that answers.
+
+    Args:
+        training: Data, or PictureData with classes.
+        held_out: the same.
     """
     counts = Counter(row.label for row in training.rows)
     label = min(counts, key=lambda name: (-counts[name], name))
@@ -53,22 +62,30 @@ def majority(training: Data, held_out: Data) -> dict[str, float | str]:
     return {"label": label, "accuracy": hits / len(held_out.rows)}
 
 
-def _check_storable(names: list[str], training: Data) -> None:
-    """Refuse before the training what no prompt file could hold after it."""
+def check_storable(names: Sequence[str], path: str, places: Mapping[str, str]) -> None:
+    """Refuse before the training what no prompt file could hold after it.
+
+    Args:
+        names: of the classes.
+        path: of the data.
+        places: where the data have a name: "line 7".
+
+    Raises:
+        InvalidFileError: with the name, or with their number.
+    """
 
     def form(labels: Sequence[str]) -> None:
         head = {"head.weight": np.zeros((len(labels), 1), np.float32)}
         trial = Prompt(head, fingerprint="0" * 64, task="text-classification", labels=tuple(labels))
         format_prompt(trial)
 
-    lines = {row.label: row.line for row in reversed(training.rows)}
     for name in names:
         try:
             form([name, f"not {name}"])
         except InvalidFileError as error:
             raise InvalidFileError(
                 "training-data",
-                f"{training.path}, line {lines[name]}: a prompt file cannot hold the label {name!r:.80} "
+                f"{path}, {places.get(name, 'its classes')}: a prompt file cannot hold the label {name!r:.80} "
                 f"({error}). Rename the label.",
             ) from error
     try:
@@ -76,21 +93,30 @@ def _check_storable(names: list[str], training: Data) -> None:
     except InvalidFileError as error:
         raise InvalidFileError(
             "training-data",
-            f"{training.path}: a prompt file cannot hold the names of its {len(names)} labels ({error}). "
+            f"{path}: a prompt file cannot hold the names of its {len(names)} labels ({error}). "
             "Shorten the names.",
         ) from error
 
 
-def _check_known(names: list[str], held_out: Data) -> None:
-    unknown = [row for row in held_out.rows if row.label not in names]
+def check_known(names: Sequence[str], path: str, unknown: Sequence[str]) -> None:
+    """Refuse held-out rows of classes that nothing trains.
+
+    Args:
+        names: of the classes that are trained.
+        path: of the held-out rows.
+        unknown: rows of other classes, "line 7 'cat'".
+
+    Raises:
+        InvalidFileError: there are some; each is named.
+    """
     if not unknown:
         return
-    shown = "".join(f"\n  line {row.line} {row.label!r}" for row in unknown[:_SHOWN])
+    shown = "".join(f"\n  {row}" for row in unknown[:_SHOWN])
     more = f"\n  and {len(unknown) - _SHOWN} more" if len(unknown) > _SHOWN else ""
     known = ", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")
     rows = "1 held-out row has" if len(unknown) == 1 else f"{len(unknown)} held-out rows have"
     raise InvalidFileError(
         "training-data",
-        f"{held_out.path}: {rows} a label that no training row has; those have {known}. Correct the "
+        f"{path}: {rows} a label that no training row has; those have {known}. Correct the "
         f"labels, or train on rows of them, too.{shown}{more}",
     )

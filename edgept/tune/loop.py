@@ -9,14 +9,13 @@ from typing import Any
 import torch
 from transformers import get_cosine_schedule_with_warmup
 
-from edgept.tune.batches import Batch, Order, make_batch
+from edgept.tune.batches import Order
 from edgept.tune.checkpoint import State
-from edgept.tune.classify import classifier_loss, validate_classifier
-from edgept.tune.evaluate import Validation, validate
+from edgept.tune.evaluate import Validation
 from edgept.tune.head import trained_heads
 from edgept.tune.health import judge
 from edgept.tune.job import Job
-from edgept.tune.methods import export_tensors, inputs
+from edgept.tune.learner import Learner
 from edgept.tune.settings import Settings
 
 __all__ = ["Update", "make_optimizer", "train"]
@@ -33,9 +32,10 @@ class Update:
         steps: updates in all.
         message: what is being done, or a warning; "" in the news of a step.
         is_warning: whether the message is one.
-        loss: of the last step's answers or classes, in nats; None before the first.
+        loss: of the last step, as the task counts it; None before the first.
         gradient_norm: of all that is trained, before clipping.
-        tokens_per_second: of text that were learnt from.
+        per_second: tokens of text, or pictures, that were learnt from.
+        unit: which of these, "tokens" or "pictures".
         validation: the last one.
     """
 
@@ -45,7 +45,8 @@ class Update:
     is_warning: bool = False
     loss: float | None = None
     gradient_norm: float | None = None
-    tokens_per_second: float | None = None
+    per_second: float | None = None
+    unit: str = "tokens"
     validation: Validation | None = None
 
 
@@ -65,8 +66,7 @@ def make_optimizer(adapted: Any, job: Job) -> tuple[Any, Any]:
 
 
 def train(
-    job: Job,
-    adapted: Any,
+    learner: Learner,
     optimizer: Any,
     schedule: Any,
     state: State,
@@ -78,8 +78,7 @@ def train(
     """Train until the last step, early stopping, or a loss that is no number.
 
     Args:
-        job: what is to be trained.
-        adapted: the peft model.
+        learner: the job, and what is trained for it.
         optimizer: of what is trained.
         schedule: of the learning rate.
         state: where to begin; it is kept up to date.
@@ -87,7 +86,7 @@ def train(
         checkpoint_seconds: at least so long between checkpoints.
         report: called after every step, and with warnings.
     """
-    settings = job.settings
+    job, adapted, settings = learner.job, learner.module, learner.job.settings
     order = Order(len(job.examples), settings.seed)
     every = settings.eval_every or max(1, job.steps // 20)
     trained = [parameter for parameter in adapted.parameters() if parameter.requires_grad]
@@ -98,10 +97,10 @@ def train(
     adapted.train()
     try:
         if state.step == 0 and not state.validations:
-            _validate(job, adapted, state)
+            _validate(learner, state)
         while state.step < job.steps and not state.diverged and not _stale(state, settings):
             step_began = time.monotonic()
-            loss, norm, tokens = _step(job, adapted, order, trained, state.step)
+            loss, norm, count = _step(learner, order, trained, state.step)
             state.diverged = not (math.isfinite(loss) and math.isfinite(norm))
             if state.diverged:
                 break
@@ -112,11 +111,11 @@ def train(
             state.step += 1
             state.losses.append(loss)
             state.gradient_norms.append(norm)
-            state.tokens += tokens
-            pace = tokens / (time.monotonic() - step_began)
+            state.tokens += count
+            pace = count / (time.monotonic() - step_began)
             is_due = state.step % every == 0 or state.step == job.steps
             if is_due:
-                _validate(job, adapted, state)
+                _validate(learner, state)
                 for warning in judge(state.losses, state.gradient_norms, job.rate, settings.method):
                     kind = warning.partition(":")[0]
                     if kind not in state.warnings:
@@ -129,7 +128,8 @@ def train(
                     job.steps,
                     loss=loss,
                     gradient_norm=norm,
-                    tokens_per_second=pace,
+                    per_second=pace,
+                    unit=learner.unit,
                     validation=news,
                 )
             )
@@ -145,49 +145,38 @@ def train(
 
 
 def _step(
-    job: Job, adapted: Any, order: Order, trained: list[Any], step: int
+    learner: Learner, order: Order, trained: list[Any], step: int
 ) -> tuple[float, float, int]:
-    """Loss of the step's answers or classes, norm of the gradient (now clipped), and tokens of text."""
-    settings = job.settings
+    """Loss of the step, norm of the gradient (now clipped), and how much was learnt from."""
+    settings = learner.job.settings
     size = settings.batch_size
     batches = [
-        make_batch([job.examples[row] for row in order.rows(begin, size)], job.backbone.device)
+        learner.make_batch(order.rows(begin, size), begin)
         for begin in range(
             step * settings.accumulate * size, (step + 1) * settings.accumulate * size, size
         )
     ]
-    if job.labels:
-        answers = [len(batch["classes"]) for batch in batches]
-    else:
-        answers = [int((batch["labels"] != -100).sum()) for batch in batches]
+    weights = [learner.weigh(batch) for batch in batches]
     total = 0.0
-    for batch, count in zip(batches, answers, strict=True):
-        # Every token, or row of a class, counts the same, however the batch is divided.
-        loss = _loss(job, adapted, batch) * (count / sum(answers))
+    for batch, weight in zip(batches, weights, strict=True):
+        # every token, or picture, counts the same, however the batch is divided
+        loss = learner.loss(batch) * (weight / sum(weights))
         loss.backward()
         total += float(loss.detach())
     norm = float(torch.nn.utils.clip_grad_norm_(trained, _LONGEST_GRADIENT))
-    return total, norm, sum(int(batch["attention_mask"].sum()) for batch in batches)
+    return total, norm, sum(learner.count(batch) for batch in batches)
 
 
-def _loss(job: Job, adapted: Any, batch: Batch) -> Any:
-    """Mean cross-entropy of the batch's classes, or of its answers' tokens."""
-    if job.labels:
-        return classifier_loss(adapted, batch, job.settings)
-    return adapted(**inputs(batch, adapted, job.settings, labels=True)).loss
-
-
-def _validate(job: Job, adapted: Any, state: State) -> None:
+def _validate(learner: Learner, state: State) -> None:
     """Validate, and keep the prompt if it is the best; without held-out rows, the last one is."""
-    if not job.held_out:
-        state.best = export_tensors(adapted, job.settings)
+    if not learner.job.held_out:
+        state.best = learner.export()
         return
-    given = (state.step, job.backbone, adapted, job.settings, job.held_out)
-    found = validate_classifier(*given, job.labels) if job.labels else validate(*given, job.kind)
+    found = learner.validate(state.step)
     best = state.best_validation
     state.validations.append(found)
     if best is None or found.loss < best.loss:
-        state.best = export_tensors(adapted, job.settings)
+        state.best = learner.export()
 
 
 def _stale(state: State, settings: Settings) -> bool:

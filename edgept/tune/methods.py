@@ -26,6 +26,8 @@ PEFT_NAMES = {
     "multitask": "multitask_prompt_tuning",
     "cpt": "cpt",
     "head": "head",
+    "vpt-shallow": "vpt_shallow",
+    "vpt-deep": "vpt_deep",
 }
 # what goes on from a prompt file is put there afterwards, see start.py
 _PEFT_TASKS = {

@@ -15,7 +15,6 @@ from edgept.prompt import Prompt
 from edgept.prompt_file import format_prompt
 from edgept.tune.backbone import Backbone
 from edgept.tune.checkpoint import State
-from edgept.tune.data import Data
 from edgept.tune.job import Job
 from edgept.tune.settings import Settings
 
@@ -24,8 +23,8 @@ __all__ = ["identify", "make_record"]
 
 def identify(
     settings: Settings,
-    training: Data,
-    held_out: Data | None,
+    training: Any,
+    held_out: Any,
     backbone: Backbone,
     start: str | None = None,
     weights: str | None = None,
@@ -34,14 +33,14 @@ def identify(
 
     Args:
         settings: of the run.
-        training: rows to learn from.
-        held_out: rows to validate on.
+        training: Data or PictureData to learn from.
+        held_out: the same to validate on; None without.
         backbone: the frozen model.
         start: SHA-256 of the prompt that the run begins from; None where it begins from none.
         weights: SHA-256 of the bundle whose weights it is trained against; None of its own.
     """
     return {
-        "settings": asdict(settings),
+        "settings": {**asdict(settings), "labels": list(settings.labels)},  # as JSON gives it back
         "train_sha256": training.sha256,
         "eval_sha256": held_out.sha256 if held_out else None,
         "fingerprint": backbone.fingerprint,
@@ -57,7 +56,6 @@ def make_record(
     state: State,
     prompts: Sequence[Prompt],
     run: dict[str, Any],
-    plain: dict[str, Any] | None,
 ) -> dict[str, Any]:
     """All that happened, as JSON takes it."""
     best = state.best_validation
@@ -72,7 +70,8 @@ def make_record(
         "run": run,
         "settings": {
             **asdict(job.settings),
-            "task": job.backbone.task,
+            "labels": list(job.settings.labels),
+            "task": job.task,
             "virtual_tokens": job.settings.prompt_length,
             "learning_rate": job.rate,
             "head_learning_rate": job.head_rate or None,
@@ -93,12 +92,12 @@ def make_record(
         "step": state.step,
         "best_step": state.step if best is None else best.step,
         "best": None if best is None else asdict(best),
-        "without_prompt": plain,
+        "without_prompt": None,
         "majority": None,
         "trained_against": {"weights": "float"},
         "bundle": None,
         "warnings": [*state.warnings.values()],
-        "tokens": state.tokens,
+        "pictures" if job.picture_task else "tokens": state.tokens,
         "seconds": round(state.seconds, 3),
         "versions": {
             "python": platform.python_version(),

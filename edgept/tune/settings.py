@@ -1,6 +1,6 @@
 """How a prompt is tuned: every setting of a run, its default, and what it may be."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from edgept.errors import UsageError
@@ -10,7 +10,11 @@ __all__ = [
     "HEAD_LEARNING_RATE",
     "LEARNING_RATES",
     "METHODS",
+    "PICTURE_LEARNING_RATES",
+    "PICTURE_METHODS",
+    "PICTURE_TASKS",
     "TASKS",
+    "TEXT_TASKS",
     "Columns",
     "Settings",
 ]
@@ -31,6 +35,8 @@ LEARNING_RATES = {
     "multitask": 0.3,
     "cpt": 0.003,
 }
+# Of a visual prompt, whose rows begin as large as Xavier's uniform numbers, for pictures alone.
+PICTURE_LEARNING_RATES = {"vpt-shallow": 0.01, "vpt-deep": 0.01}
 # Of a classifier's head, divided by the root mean square of what it reads (0.066 in all-MiniLM-L6-v2, a
 # BERT; 1.99 in stories260K). Validation loss of a head alone on banking77, 77 classes, after 500 steps of
 # 16 rows, over features that were computed once. From 0.02 on the loss first rises above where it began,
@@ -46,8 +52,11 @@ HEAD_LEARNING_RATE = 0.01
 #   tanh, as RoBERTa's   0.0005 0.82  0.001 0.52  0.002 0.41  0.005 0.54  0.01 0.71  0.02 1.32
 #   ReLU, DistilBERT's   0.0005 0.86  0.001 0.55  0.002 0.43  0.005 0.49  0.01 0.62  0.02 1.08
 DEEP_HEAD_LEARNING_RATE = 0.002
-METHODS = (*LEARNING_RATES, "head")
-TASKS = ("auto", "text-generation", "text2text-generation", "text-classification")
+METHODS = (*LEARNING_RATES, *PICTURE_LEARNING_RATES, "head")  # the last one is for both
+PICTURE_METHODS = tuple(PICTURE_LEARNING_RATES)
+TEXT_TASKS = ("text-generation", "text2text-generation", "text-classification")
+PICTURE_TASKS = ("image-classification", "image-segmentation", "object-detection")
+TASKS = ("auto", *TEXT_TASKS, *PICTURE_TASKS)
 _INITS = {
     "prompt-tuning": ("text", "vocab", "random"),
     "p-tuning": ("random",),
@@ -55,15 +64,19 @@ _INITS = {
     "multitask": ("text", "vocab", "random"),
     "cpt": ("text", "examples"),
     "head": ("random",),
+    "vpt-shallow": ("random",),
+    "vpt-deep": ("random",),
 }
 # Methods whose file is what they train, so that a run can begin from one. What p-tuning and multitask
 # learn is computed from more than their file holds; their rows are prompt tuning's.
-_GO_ON = ("prompt-tuning", "prefix-tuning", "head")
+_GO_ON = ("prompt-tuning", "prefix-tuning", "head", *PICTURE_METHODS)
 _NAMED = ("text", "kv", "prompt")  # what stands behind the colon is needed
 # Of the usual learning rates, for a prompt and a head that are tuned on from where they were. Validation loss
 # on banking77 in float, from 0.5390: 0.5385 after 60 steps at 0.1, no better in 100 steps at 0.3.
 _GO_ON_SHARE = 0.1
 _DEFAULT_STEPS = 500
+_TEXT_ONLY = ("description", "metric_rows", "max_length", "drop_long", "checkpoint_activations")
+_TEXT_COLUMNS = ("input", "output", "text", "messages", "task")
 _LEAST_RMS = 1e-3
 
 
@@ -77,6 +90,7 @@ class Columns:
     label: str = "label"
     messages: str = "messages"
     task: str = "task"
+    image: str = "image"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,11 +98,13 @@ class Settings:
     """The settings of a run. Two runs with equal settings, data and model give the same prompt file.
 
     Attributes:
-        method: prompt-tuning, p-tuning, prefix-tuning, multitask or cpt, which peft trains; or head,
-            a classifier's head without a prompt (linear probing).
+        method: prompt-tuning, p-tuning, prefix-tuning, multitask or cpt, which peft trains; vpt-shallow
+            or vpt-deep, visual prompts before the first layer or before every one; or head, a head
+            without a prompt (linear probing). Of an image model, prompt-tuning is vpt-deep.
         task: text-generation; text2text-generation, of an encoder-decoder; text-classification, which
             trains a head beside the prompt; None or auto is the one that the model was saved for, and
-            text-classification for an encoder.
+            text-classification for an encoder. Of an image model: image-classification,
+            image-segmentation or object-detection; None is what the data are for.
         virtual_tokens: positions that the prompt takes; a head alone takes none.
         init: where the prompt starts: "text:…" the embeddings of a text, "vocab" those of random
             tokens, "kv:…" a text's keys and values (prefix tuning), "examples" of the data (CPT),
@@ -118,6 +134,10 @@ class Settings:
         weights: what the frozen model computes with: "bundle", the weights of the bundle that the
             prompt is measured on, where there is one and it is quantised; or "float", its own.
         columns: names of the data's columns.
+        labels: names of the classes in order, of pictures whose data only number them.
+        projection: width of the rows that a visual prompt learns, made as wide as the model by a linear
+            layer that is learnt, too, and folded into the file; None learns the rows themselves.
+        flip: mirror each picture, left to right, in half of the times that it is learnt from.
     """
 
     method: str = "prompt-tuning"
@@ -145,6 +165,9 @@ class Settings:
     checkpoint_activations: bool = False
     weights: str = "bundle"
     columns: Columns = Columns()
+    labels: tuple[str, ...] = ()
+    projection: int | None = None
+    flip: bool = False
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -160,6 +183,7 @@ class Settings:
         for name in ("seed", "patience", "metric_rows"):
             _check_count(name, getattr(self, name), 0)
         _check_count("max_length", self.max_length, 2)
+        _check_count("projection", self.projection, 1)
         _check_range("learning_rate", self.learning_rate, 0, float("inf"))
         _check_range("head_learning_rate", self.head_learning_rate, 0, float("inf"))
         _check_range("epochs", self.epochs, 0, float("inf"))
@@ -175,7 +199,40 @@ class Settings:
             )
         if self.method == "head" and self.learning_rate is not None:
             raise UsageError("a head alone has no prompt to learn; its rate is head_learning_rate.")
+        if self.projection is not None and self.method == "head":
+            raise UsageError("a head alone has no prompt, so no projection. Leave it out.")
+        if isinstance(self.labels, str) or not all(isinstance(name, str) for name in self.labels):
+            raise UsageError(f"labels are {self.labels!r}; expected names, one for each class.")
+        object.__setattr__(self, "labels", tuple(self.labels))  # a list, from YAML
         self.initial()
+
+    def for_pictures(self) -> "Settings":
+        """The settings as an image model takes them: prompt tuning is that of every layer.
+
+        Raises:
+            UsageError: something is asked for that is for text alone.
+        """
+        if self.method not in ("prompt-tuning", "head", *PICTURE_METHODS):
+            raise UsageError(
+                f"--method {self.method} is for text; an image model takes {', '.join(PICTURE_METHODS)} or "
+                "head."
+            )
+        if self.task in TEXT_TASKS:
+            raise UsageError(
+                f"--task {self.task} is for text; an image model takes {', '.join(PICTURE_TASKS)}."
+            )
+        usual = Settings()
+        for name in _TEXT_ONLY:
+            if getattr(self, name) != getattr(usual, name):
+                raise UsageError(
+                    f"--{name.replace('_', '-')} is for text, and the model reads pictures. Leave it out."
+                )
+        for name in _TEXT_COLUMNS:
+            if getattr(self.columns, name) != getattr(usual.columns, name):
+                raise UsageError(
+                    f"--{name}-column is for text; a CSV of pictures has --image-column and --label-column."
+                )
+        return self if self.method != "prompt-tuning" else replace(self, method="vpt-deep")
 
     @property
     def prompt_length(self) -> int:
@@ -259,7 +316,7 @@ class Settings:
         """
         if self.learning_rate is not None:
             return self.learning_rate
-        rate = self._share * LEARNING_RATES[self.method]
+        rate = self._share * {**LEARNING_RATES, **PICTURE_LEARNING_RATES}[self.method]
         return rate * embedding_rms if self.method == "prompt-tuning" else rate
 
     @property

@@ -18,7 +18,13 @@ from edgept.tune.settings import Settings
 
 __all__ = ["check_start", "put_start", "read_start", "start_digest", "start_labels", "with_start"]
 
-_TENSORS = {"prompt-tuning": "prompt_embeds", "prefix-tuning": "prompt_kv", "head": None}
+_TENSORS = {
+    "prompt-tuning": "prompt_embeds",
+    "prefix-tuning": "prompt_kv",
+    "vpt-shallow": "prompt_embeds",
+    "vpt-deep": "prompt_embeds",
+    "head": None,
+}
 
 
 def read_start(settings: Settings) -> Prompt | None:
@@ -74,7 +80,7 @@ def start_labels(start: Prompt | None, labels: tuple[str, ...]) -> tuple[str, ..
     if "head.weight" not in start.tensors or not start.labels:
         lacks = "names no classes" if "head.weight" in start.tensors else "has no head"
         raise UsageError(
-            f"the prompt {start.name!r} {lacks}, and text-classification goes on with both. Pack it with "
+            f"the prompt {start.name!r} {lacks}, and a task with labels goes on with both. Pack it with "
             "'edgept prompt pack --labels', or begin with another --init."
         )
     if unknown := [label for label in labels if label not in start.labels]:
@@ -85,8 +91,13 @@ def start_labels(start: Prompt | None, labels: tuple[str, ...]) -> tuple[str, ..
     return start.labels
 
 
-def check_start(start: Prompt | None, backbone: Backbone) -> None:
+def check_start(start: Prompt | None, backbone: Backbone, task: str) -> None:
     """Refuse a prompt of another model or task.
+
+    Args:
+        start: the prompt; None is fine.
+        backbone: the frozen model.
+        task: that is learnt.
 
     Raises:
         IncompatibleError: with the reason.
@@ -99,9 +110,9 @@ def check_start(start: Prompt | None, backbone: Backbone) -> None:
             f"{start.fingerprint[:12]}…, that of {backbone.source.name} is {backbone.fingerprint[:12]}…. "
             "Give the model that it was trained for."
         )
-    if start.task != backbone.task:
+    if start.task != task:
         raise IncompatibleError(
-            f"the prompt {start.name!r} is for {start.task}, and the model is loaded for {backbone.task}. "
+            f"the prompt {start.name!r} is for {start.task}, and what is learnt is {task}. "
             f"Say --task {start.task}, or begin with another --init."
         )
 

@@ -3,8 +3,9 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,33 +14,22 @@ import torch
 from edgept import __version__, atomic
 from edgept.bundle import read_manifest
 from edgept.errors import EdgeptError, InvalidFileError, UsageError
-from edgept.export.dequantize import is_quantized
 from edgept.prompt import Prompt
 from edgept.prompt_file import format_prompt, write_prompt
-from edgept.tune.backbone import Backbone, load_backbone, silent
-from edgept.tune.bundle_weights import Replaced, bundle_weights
+from edgept.tune.backbone import Backbone, load_backbone, reads_pictures, silent
 from edgept.tune.checkpoint import State, load_checkpoint, restore, save_checkpoint
-from edgept.tune.classify import check_method
+from edgept.tune.course import Course
 from edgept.tune.curve import draw_curve
-from edgept.tune.device_check import check_bundle, measure_on_bundle
-from edgept.tune.evaluate import validate
-from edgept.tune.head import keep_head
-from edgept.tune.held_out import read_training, task_names
-from edgept.tune.job import Job, make_job
-from edgept.tune.labels import label_names, majority
+from edgept.tune.job import Job
+from edgept.tune.learner import Learner
 from edgept.tune.loop import Update, make_optimizer, train
-from edgept.tune.methods import PEFT_NAMES, adapt, export_tensors
+from edgept.tune.methods import PEFT_NAMES
 from edgept.tune.places import Places
 from edgept.tune.record import identify, make_record
 from edgept.tune.settings import Settings
-from edgept.tune.start import (
-    check_start,
-    put_start,
-    read_start,
-    start_digest,
-    start_labels,
-    with_start,
-)
+from edgept.tune.start import read_start, start_digest, with_start
+from edgept.tune.text_course import TextCourse
+from edgept.tune.vision.course import PictureCourse
 
 __all__ = ["Tuned", "tune"]
 
@@ -77,7 +67,8 @@ def tune(
 
     Args:
         model: local transformers folder, hub id, or a model that `load_backbone` loaded.
-        data: training rows, .jsonl or .csv; see `read_data`.
+        data: training rows, .jsonl or .csv, see `read_data`; of an image model pictures, see
+            `read_picture_data`.
         output: the prompt file.
         settings: of the run; None takes the defaults.
         evaluation: rows to validate on; without these and without `eval_split`, the last prompt is
@@ -104,91 +95,51 @@ def tune(
         raise UsageError("an evaluation file and an evaluation split are both given; give one.")
     if bundle is not None and evaluation is None and settings.eval_split is None:
         raise UsageError("a bundle is compared on held-out rows. Give --eval or --eval-split, too.")
+    sees = reads_pictures(model)
+    if sees:
+        settings = settings.for_pictures()
     start = read_start(settings)
     settings = with_start(settings, start)
     places = Places.of(output)
-    training, held_out = read_training(data, evaluation, settings)
-    tasks = task_names(settings, training, held_out)
-    targets = places.prompts(tasks)
+    make_course = PictureCourse if sees else TextCourse
+    course: Course = make_course(data, evaluation, settings, start)
+    targets = places.prompts(course.tasks)
     places.check(targets, resume=resume, force=force)
     # cuBLAS reads it once, when the GPU is first used: equal sums in equal runs
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    # what is wrong with labels is said at once where the task is known, not when the model is loaded
-    classifies = settings.task == "text-classification"
-    labels = label_names(training, held_out) if classifies else ()
     if isinstance(model, str):
         report(Update(0, 0, "loading the model"))
+        task = None if sees else settings.task
         model = load_backbone(
-            model, task=settings.task, precision=settings.precision, device=settings.device
+            model, task=task, precision=settings.precision, device=settings.device
         )
-    elif settings.task not in (None, "auto", model.task):
-        raise UsageError(
-            f"the model is loaded for {model.task}, the settings ask for {settings.task}. Tasks that "
-            "share a model share that, too: name it under defaults, or tune in two goes."
-        )
-    elif settings.precision not in ("auto", model.precision) or settings.device not in (
-        "auto",
-        model.device.type,
-    ):
-        raise UsageError(
-            f"the model is loaded in {model.precision} on {model.device.type}, the settings ask for "
-            f"{settings.precision} on {settings.device}. Tasks that share a model share both."
-        )
-    check_method(model, settings)
-    if model.task == "text-classification" and not labels:
-        labels = label_names(training, held_out)
-    labels = start_labels(start, labels)
-    check_start(start, model)
-    where, weights = None, None
-    if bundle is not None:
-        where = check_bundle(bundle, model.fingerprint, model.task, settings.prompt_length)
-        weights = where if settings.weights == "bundle" and is_quantized(where) else None
+    else:
+        _check_loaded(model, settings, sees=sees)
+    course.settle(model, bundle)
     run = identify(
-        settings, training, held_out, model, start_digest(start), _weights_digest(weights)
+        settings,
+        course.training,
+        course.held_out,
+        model,
+        start_digest(start),
+        _weights_digest(course.weights),
     )
     if resume and (finished := places.finished(targets, run)) is not None:
         return Tuned(targets, finished)
-    job = make_job(model, settings, training, held_out, tasks, labels)
-    gpus = range(torch.cuda.device_count()) if model.device.type == "cuda" else []
-    was_deterministic = torch.are_deterministic_algorithms_enabled()
-    try:
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        if weights is not None:
-            report(Update(0, 0, "reading the bundle's weights"))
-        with (
-            torch.random.fork_rng(devices=gpus),
-            silent(),
-            bundle_weights(model.model, weights) as replaced,
-            keep_head(model),
-        ):
-            state, plain, first = _run(
-                job, places, run, tasks, start, resume, checkpoint_seconds, report
-            )
-            prompts = _prompts(job, places, tasks, state.best)
-            record = make_record(job, state, prompts, run, plain)
-            if replaced is not None and weights is not None:
-                record["trained_against"] = _trained_against(weights, replaced)
-            if labels and held_out is not None:
-                record["majority"] = majority(training, held_out)
-            if where is not None and state.best_validation is not None:
-                report(Update(state.step, job.steps, "validating on the bundle"))
-                record["bundle"] = measure_on_bundle(
-                    where,
-                    prompts,
-                    job.held_out,
-                    job.kind,
-                    settings.metric_rows,
-                    state.best_validation,
-                    labels,
-                    None if start is None else _prompts(job, places, tasks, first),
-                )
-    except torch.OutOfMemoryError as error:
-        raise EdgeptError(
-            f"memory ran out ({str(error).splitlines()[0]}). Lower --batch-size and raise --accumulate "
-            "by as much, shorten rows with --max-length, or use --checkpoint-activations."
-        ) from error
-    finally:
-        torch.use_deterministic_algorithms(was_deterministic)
+    job = course.make_job()
+    if course.weights is not None:
+        report(Update(0, 0, "reading the bundle's weights"))
+    with _repeatable(model), silent(), course.opened() as against:
+        state, baseline, first = _run(
+            course, job, places, run, start, resume, checkpoint_seconds, report
+        )
+        prompts = _prompts(job, places, course.tasks, state.best)
+        record = make_record(job, state, prompts, run)
+        record |= {"trained_against": against, **baseline}
+        if bundle is not None and state.best_validation is not None:
+            report(Update(state.step, job.steps, "validating on the bundle"))
+            before = _prompts(job, places, course.tasks, first)
+            record["bundle"] = course.measure(job, prompts, before, state)
     for prompt, target in zip(prompts, targets, strict=True):
         write_prompt(prompt, target, overwrite=True)
     atomic.write_bytes(places.curve, draw_curve(record), overwrite=True)
@@ -210,16 +161,39 @@ def _weights_digest(bundle: str | None) -> str | None:
     return digest.hexdigest()
 
 
-def _trained_against(bundle: str, replaced: Replaced) -> dict[str, Any]:
-    """What the record says of the weights. Activations are float in training, whatever the kernels do."""
-    return {
-        "weights": "bundle",
-        "precision": read_manifest(Path(bundle)).precision,
-        "matrices": replaced.matrices,
-        "relative_error": replaced.relative_error,
-        "largest_error": replaced.largest_error,
-        "activations": "float",
-    }
+def _check_loaded(model: Backbone, settings: Settings, *, sees: bool) -> None:
+    """Refuse settings that ask for another model than the one that is loaded."""
+    if not sees and settings.task not in (None, "auto", model.task):
+        raise UsageError(
+            f"the model is loaded for {model.task}, the settings ask for {settings.task}. Tasks that "
+            "share a model share that, too: name it under defaults, or tune in two goes."
+        )
+    if settings.precision not in ("auto", model.precision) or settings.device not in (
+        "auto",
+        model.device.type,
+    ):
+        raise UsageError(
+            f"the model is loaded in {model.precision} on {model.device.type}, the settings ask for "
+            f"{settings.precision} on {settings.device}. Tasks that share a model share both."
+        )
+
+
+@contextmanager
+def _repeatable(backbone: Backbone) -> Iterator[None]:
+    """Equal runs give equal results, and nobody else's random numbers are touched."""
+    gpus = range(torch.cuda.device_count()) if backbone.device.type == "cuda" else []
+    was_deterministic = torch.are_deterministic_algorithms_enabled()
+    try:
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        with torch.random.fork_rng(devices=gpus):
+            yield
+    except torch.OutOfMemoryError as error:
+        raise EdgeptError(
+            f"memory ran out ({str(error).splitlines()[0]}). Lower --batch-size and raise --accumulate "
+            "by as much, shorten rows with --max-length, or use --checkpoint-activations."
+        ) from error
+    finally:
+        torch.use_deterministic_algorithms(was_deterministic)
 
 
 def _prompts(
@@ -234,7 +208,7 @@ def _prompts(
             name=name if len(tasks) == 1 else f"{name}-{task}",
             method=PEFT_NAMES[settings.method],
             fingerprint=backbone.fingerprint,
-            task=backbone.task,
+            task=job.task,
             labels=job.labels,
             base_model=backbone.source.name,
             created_by=f"edgept {__version__}",
@@ -258,39 +232,34 @@ def _check_storable(prompts: Sequence[Prompt]) -> None:
 
 
 def _run(
+    course: Course,
     job: Job,
     places: Places,
     run: dict[str, Any],
-    tasks: Sequence[str],
     start: Prompt | None,
     resume: bool,
     checkpoint_seconds: float,
     report: Callable[[Update], object],
-) -> tuple[State, dict[str, Any] | None, list[dict[str, Any]]]:
-    """The trained state, the validation of the plain model (not of a classifier), and the first tensors."""
-    settings = job.settings
+) -> tuple[State, dict[str, Any], list[dict[str, Any]]]:
+    """The trained state, what it is to be compared with, and the first tensors."""
     content = None
     if resume and places.checkpoint.exists():
         content = load_checkpoint(places.checkpoint, run)
-    adapted = adapt(job.backbone, settings, job.examples, len(tasks), len(job.labels))
-    if start is not None:
-        put_start(adapted, start)
-    first = export_tensors(adapted, settings)
-    _check_storable(_prompts(job, places, tasks, first))
-    optimizer, schedule = make_optimizer(adapted, job)
-    state = State() if content is None else restore(content, adapted, optimizer, schedule)
-    plain = None
+    learner = course.learner(job)
+    first = learner.export()
+    _check_storable(_prompts(job, places, course.tasks, first))
+    optimizer, schedule = make_optimizer(learner.module, job)
+    state = State() if content is None else restore(content, learner.module, optimizer, schedule)
     if job.held_out and not job.labels:
         report(Update(state.step, job.steps, "validating without a prompt"))
-        plain = asdict(validate(0, job.backbone, None, settings, job.held_out, job.kind))
+    baseline = course.baseline(job)
 
     def save(reached: State) -> None:
-        save_checkpoint(places.checkpoint, run, reached, adapted, optimizer, schedule)
+        save_checkpoint(places.checkpoint, run, reached, learner.module, optimizer, schedule)
 
     report(Update(state.step, job.steps, "training"))
     train(
-        job,
-        adapted,
+        learner,
         optimizer,
         schedule,
         state,
@@ -298,6 +267,21 @@ def _run(
         checkpoint_seconds=checkpoint_seconds,
         report=report,
     )
+    _settle(learner, state, places, start, report)
+    if not state.diverged:
+        save(state)
+    return state, baseline, first
+
+
+def _settle(
+    learner: Learner,
+    state: State,
+    places: Places,
+    start: Prompt | None,
+    report: Callable[[Update], object],
+) -> None:
+    """Decide what is kept of a training that ended, and say what was wrong with it."""
+    job, settings = learner.job, learner.job.settings
     best = state.best_validation
     if state.diverged and (best is None or best.step == 0):
         places.checkpoint.unlink(missing_ok=True)
@@ -311,9 +295,8 @@ def _run(
             f"{settings.rate_option} (now {job.rate:g})."
         )
         report(Update(state.step, job.steps, state.warnings["diverged"], is_warning=True))
-        return state, plain, first
-    if best is None:
-        state.best = export_tensors(adapted, settings)
+    elif best is None:
+        state.best = learner.export()
     elif best.step == 0:
         untrained = "untrained prompt" if start is None else f"prompt {start.name!r}"
         state.warnings["no better"] = (
@@ -321,5 +304,3 @@ def _run(
             f"{settings.rate_option} (now {job.rate:g}), or give more data."
         )
         report(Update(state.step, job.steps, state.warnings["no better"], is_warning=True))
-    save(state)
-    return state, plain, first

@@ -18,6 +18,7 @@ from edgept.export.families import (
     mbart,
     modernbert,
     mpnet,
+    owlvit,
     pegasus,
     roberta,
     siglip,
@@ -43,6 +44,6 @@ SEQ2SEQ: dict[str, Seq2SeqFamily] = {
 }
 VISION: dict[str, VisionFamily] = {
     model_type: module.FAMILY
-    for module in (vit, deit, dinov2, clip, siglip)
+    for module in (vit, deit, dinov2, clip, siglip, owlvit)
     for model_type in module.FAMILY.model_types
 }

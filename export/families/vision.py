@@ -87,6 +87,8 @@ class VisionFamily:
         readouts: by the model's class, where it is another one.
         heads: by the model's class, names of the linear layers that are its own head; where there are
             two, the picture's logits are the mean of theirs, each on its half of the features.
+        boxes: of detectors, makes each token's box of the tokens, (batch, 1 + prompt + patches, 4); their
+            patches find things, where those of others leave it to virtual tokens.
     """
 
     model_types: tuple[str, ...]
@@ -97,10 +99,14 @@ class VisionFamily:
     readout: Readout = first_token
     readouts: Mapping[str, Readout] = field(default_factory=dict)
     heads: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    boxes: Readout | None = None
 
     def tower(self, model: Any) -> Any:
         """The part of a transformers model that reads the picture."""
-        return getattr(model, "vision_model", None) or model.base_model
+        base = model.base_model
+        return next(
+            (item.vision_model for item in (model, base) if hasattr(item, "vision_model")), base
+        )
 
     def head_layers(self, model: Any) -> tuple[str, ...]:
         """Names of the layers that are a model's own head; none of a bare model."""

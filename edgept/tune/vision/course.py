@@ -1,0 +1,214 @@
+"""A run on pictures: a class for each, a class for each pixel, or boxes."""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+from edgept.errors import IncompatibleError, InvalidFileError, UsageError
+from edgept.export.dequantize import is_quantized
+from edgept.prompt import Prompt
+from edgept.tune.backbone import Backbone
+from edgept.tune.bundle_weights import bundle_weights
+from edgept.tune.checkpoint import State
+from edgept.tune.device_check import check_bundle
+from edgept.tune.job import Job
+from edgept.tune.labels import majority
+from edgept.tune.settings import Settings
+from edgept.tune.start import check_start, start_labels
+from edgept.tune.text_course import trained_against
+from edgept.tune.vision.data import TASK_OF_KIND, read_picture_training
+from edgept.tune.vision.device_check import measure_pictures
+from edgept.tune.vision.learner import PictureLearner, read_features
+from edgept.tune.vision.picture_labels import picture_labels
+from edgept.tune.vision.rows import PictureData, malformed
+from edgept.tune.vision.store import open_store
+from edgept.tune.vision.visual_prompt import VisualPrompt
+
+__all__ = ["PictureCourse"]
+
+_SAMPLED = 16  # pictures whose features say how fast a head learns
+
+
+class PictureCourse:
+    """See `Course`.
+
+    Args:
+        data: pictures, see `read_picture_data`.
+        evaluation: held-out ones; None without.
+        settings: of the run, as `Settings.for_pictures` gives them.
+        start: the prompt to begin from; None without.
+
+    Raises:
+        UsageError: a file is not there, or the method is not for the task.
+        InvalidFileError: the data are malformed.
+    """
+
+    def __init__(
+        self,
+        data: str | os.PathLike[str],
+        evaluation: str | os.PathLike[str] | None,
+        settings: Settings,
+        start: Prompt | None,
+    ) -> None:
+        self.settings, self._start = settings, start
+        self.training, self.held_out = read_picture_training(data, evaluation, settings)
+        self.tasks = [""]
+        self._task = TASK_OF_KIND[self.training.kind]
+        self._labels = picture_labels(self.training, self.held_out)
+        if self._task == "object-detection":
+            _check_detection(settings, self.training)
+        self.weights: str | None = None
+        self._where: str | None = None
+        self._backbone: Backbone
+
+    def settle(self, backbone: Backbone, bundle: str | os.PathLike[str] | None) -> None:
+        """Check the prompt to begin from, and the bundle."""
+        check_start(self._start, backbone, self._task)
+        self._labels = start_labels(self._start, self._labels)
+        if self._start is not None and self.settings.projection is not None:
+            raise UsageError(
+                "a projection is folded into the prompt file, so a run that begins from one learns the rows "
+                "themselves. Leave --projection out."
+            )
+        self._backbone = backbone
+        if bundle is not None:
+            self._where = check_bundle(
+                bundle, backbone.fingerprint, self._task, self.settings.prompt_length
+            )
+            if self.settings.weights == "bundle" and is_quantized(self._where):
+                self.weights = self._where
+
+    def make_job(self) -> Job:
+        """Read all pictures."""
+        settings, backbone = self.settings, self._backbone
+        whole = self._task != "image-classification"
+        stores = [
+            open_store(data, self._labels, backbone.preprocessor, whole=whole) if data else None
+            for data in (self.training, self.held_out)
+        ]
+        examples, held_out = stores
+        if examples is None:
+            raise AssertionError("there are always rows to learn from")
+        job = Job(
+            backbone,
+            settings,
+            examples,
+            held_out or (),
+            self.training.kind,
+            steps=settings.total_steps(len(examples)),
+            rate=0.0,
+            labels=self._labels,
+            picture_task=self._task,
+        )
+        head_rate = settings.head_rate(_feature_rms(job))
+        rate = head_rate if settings.method == "head" else settings.rate(1.0)
+        return Job(**{**vars(job), "rate": rate, "head_rate": head_rate})
+
+    @contextmanager
+    def opened(self) -> Iterator[dict[str, Any]]:
+        """With the bundle's weights in the model."""
+        with bundle_weights(self._backbone.model, self.weights) as replaced:
+            yield trained_against(self.weights, replaced)
+
+    def learner(self, job: Job) -> PictureLearner:
+        """Random rows and a head, or those of the prompt to begin from."""
+        settings, vision = job.settings, job.backbone.vision
+        torch.manual_seed(settings.seed)
+        is_deep = settings.method == "vpt-deep"
+        if self._start is not None and "prompt_embeds" in self._start.tensors:
+            is_deep = len(self._start.tensors["prompt_embeds"]) > 1
+        module = VisualPrompt(
+            layers=vision.geometry.num_layers if is_deep else 1,
+            num_virtual_tokens=settings.prompt_length,
+            hidden=vision.hidden_size,
+            patch_size=vision.geometry.patch_size,
+            num_labels=len(job.labels),
+            head_size=vision.head_size,
+            projection=settings.projection,
+            finds_boxes=self._task == "object-detection",
+        )
+        if self._start is not None:
+            _put_start(module, self._start)
+        return PictureLearner(job, module.to(job.backbone.device))
+
+    def baseline(self, job: Job) -> dict[str, Any]:
+        """Always the most frequent class, where a picture has one."""
+        found: dict[str, Any] = {"without_prompt": None, "majority": None}
+        if self.held_out is not None and job.kind == "classes":
+            found["majority"] = majority(self.training, self.held_out)
+        return found
+
+    def measure(
+        self, job: Job, prompts: Sequence[Prompt], first: Sequence[Prompt], state: State
+    ) -> dict[str, Any] | None:
+        """The held-out pictures on the bundle."""
+        if self._where is None or state.best_validation is None:
+            return None
+        before = None if self._start is None else first[0]
+        return measure_pictures(self._where, prompts[0], job, state.best_validation, before)
+
+
+def _check_detection(settings: Settings, training: PictureData) -> None:
+    """Each virtual token finds one object at most."""
+    if not settings.prompt_length:
+        raise UsageError(
+            "each virtual token finds one object, and a head alone has none. Use --method vpt-deep, or "
+            "vpt-shallow."
+        )
+    crowded = [
+        f"{row.place} has {len(row.boxes)} objects"
+        for row in training.rows
+        if len(row.boxes) > settings.prompt_length
+    ]
+    if crowded:
+        most = max(len(row.boxes) for row in training.rows)
+        raise malformed(
+            training.path,
+            crowded,
+            f"Each of {settings.prompt_length} virtual tokens finds one object at most: say "
+            f"--virtual-tokens {most}, or more.",
+        )
+    if not any(row.boxes for row in training.rows):
+        raise InvalidFileError(
+            "training-data", f"{training.path} has no box at all. Give pictures with objects."
+        )
+
+
+def _feature_rms(job: Job) -> float:
+    """Root mean square of what the head reads of a few pictures without a prompt."""
+    store = job.examples
+    pixels = torch.stack([store[row][0] for row in range(min(_SAMPLED, len(store)))])
+    task = (
+        "image-segmentation" if job.task == "object-detection" else job.task
+    )  # patches, as tokens
+    plain = Job(**{**vars(job), "picture_task": task})
+    with torch.no_grad():
+        features = read_features(plain, pixels.to(job.backbone.device), None)
+    return float(features.square().mean().sqrt())
+
+
+def _put_start(module: VisualPrompt, start: Prompt) -> None:
+    """Put a prompt's tensors where the training begins.
+
+    Raises:
+        IncompatibleError: its sizes are not the model's.
+    """
+    places = {"prompt_embeds": module.prompt, "head.weight": module.head.weight}
+    places["head.bias"] = module.head.bias
+    if module.box is not None:
+        places |= {"box.weight": module.box.weight, "box.bias": module.box.bias}
+    tensors = {"head.bias": np.zeros(len(module.head.bias), np.float32), **start.tensors}
+    for name, array in tensors.items():
+        place = places.get(name)
+        if place is None or tuple(place.shape) != array.shape:
+            wanted = "nothing" if place is None else tuple(place.shape)
+            raise IncompatibleError(
+                f"the prompt {start.name!r}: {name} is {array.shape}, this model takes {wanted}. Begin with "
+                "another --init."
+            )
+        with torch.no_grad():
+            place.copy_(torch.tensor(array))

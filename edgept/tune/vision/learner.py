@@ -1,0 +1,174 @@
+"""A task on pictures, learnt: a visual prompt and a head under the frozen model."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from edgept.tune.evaluate import Validation
+from edgept.tune.job import Job
+from edgept.tune.vision.losses import detection_loss, segmentation_loss
+from edgept.tune.vision.rows import IGNORED
+from edgept.tune.vision.store import Store, Target
+from edgept.tune.vision.validation import Outputs, masks_of, score_pictures
+from edgept.tune.vision.visual_prompt import VisualPrompt
+
+__all__ = ["PictureLearner", "read_features"]
+
+_ROOM_BYTES = 1 << 30  # of features that are computed once
+
+
+@dataclass(frozen=True, eq=False)
+class _Batch:
+    """Pictures of a forward pass.
+
+    Attributes:
+        pixels: (pictures, 3, height, width); or, computed before, features (pictures, positions, head_size).
+        targets: what is to be learnt of each.
+        is_read: whether `pixels` are features.
+    """
+
+    pixels: torch.Tensor
+    targets: list[Target]
+    is_read: bool
+
+
+class PictureLearner:
+    """See `Learner`.
+
+    A head alone reads features that do not change, so they are computed once where there is room for them.
+
+    Args:
+        job: what is to be trained; its examples are stores.
+        module: the prompt and the head.
+    """
+
+    unit = "pictures"
+
+    def __init__(self, job: Job, module: VisualPrompt) -> None:
+        self.job, self.module = job, module
+        self._grid = job.backbone.vision.geometry.grid
+        self._features: dict[int, torch.Tensor] = {}  # of a store, by its id
+        if module.prompt is None and not job.settings.flip:
+            self._compute_once([job.examples, *([job.held_out] if job.held_out else [])])
+
+    def make_batch(self, rows: Sequence[int], begin: int) -> _Batch:
+        """Pictures, some of them mirrored where the settings say so."""
+        batch = self._batch(self.job.examples, rows)
+        if not self.job.settings.flip:
+            return batch
+        generator = torch.Generator().manual_seed(self.job.settings.seed * 1_000_003 + begin)
+        chosen = torch.rand(len(rows), generator=generator) < 0.5  # (pictures,)
+        targets = [
+            _mirrored(target) if flipped else target
+            for target, flipped in zip(batch.targets, chosen.tolist(), strict=True)
+        ]
+        is_flipped = chosen[:, None, None, None].to(batch.pixels.device)
+        pixels = torch.where(is_flipped, batch.pixels.flip(-1), batch.pixels)
+        return _Batch(pixels, targets, is_read=False)
+
+    def weigh(self, batch: _Batch) -> int:
+        """Pictures, or the pixels that are learnt from: each counts the same, however they are divided."""
+        if self.job.picture_task == "image-segmentation":
+            return max(1, int((masks_of(batch.targets) != IGNORED).sum()))
+        return len(batch.targets)
+
+    def count(self, batch: _Batch) -> int:
+        """Pictures."""
+        return len(batch.targets)
+
+    def loss(self, batch: _Batch) -> torch.Tensor:
+        """Of the picture's class, of each pixel's, or of the objects found; see losses.py."""
+        features = self._read(batch)
+        logits = self.module.head(features)  # (pictures, positions, labels)
+        if self.job.picture_task == "image-classification":
+            return functional.cross_entropy(logits[:, 0], self._classes(batch))
+        if self.job.picture_task == "image-segmentation":
+            return segmentation_loss(logits, self._grid, masks_of(batch.targets).to(logits.device))
+        return detection_loss(logits, self.module.boxes(features), batch.targets)
+
+    def validate(self, step: int) -> Validation:
+        """Loss over the held-out pictures, and the task's metric."""
+        with torch.no_grad():
+            return Validation(step, *score_pictures(self.job, self._outputs()))
+
+    def export(self) -> list[dict[str, Any]]:
+        """Prompt, head and box layer."""
+        return [self.module.tensors()]
+
+    def _outputs(self) -> Iterator[Outputs]:
+        """Of all held-out pictures."""
+        size = self.job.settings.batch_size
+        for begin in range(0, len(self.job.held_out), size):
+            rows = [*range(begin, min(begin + size, len(self.job.held_out)))]
+            batch = self._batch(self.job.held_out, rows)
+            features = self._read(batch)
+            boxes = None if self.module.box is None else self.module.boxes(features)
+            yield rows, batch.targets, self.module.head(features), boxes
+
+    def _batch(self, store: Store, rows: Sequence[int]) -> _Batch:
+        entries = [store[row] for row in rows]
+        targets = [target for _, target in entries]
+        known = self._features.get(id(store))
+        if known is not None:
+            return _Batch(known[list(rows)], targets, is_read=True)
+        pixels = torch.stack([pixels for pixels, _ in entries]).to(self.job.backbone.device)
+        return _Batch(pixels, targets, is_read=False)
+
+    def _read(self, batch: _Batch) -> torch.Tensor:
+        """What the head reads of each picture, (pictures, positions, head_size)."""
+        if batch.is_read:
+            return batch.pixels
+        return read_features(self.job, batch.pixels, self.module.rows())
+
+    def _classes(self, batch: _Batch) -> torch.Tensor:
+        labels = [target.label for target in batch.targets]
+        return torch.tensor(labels, device=self.job.backbone.device)
+
+    def _compute_once(self, stores: Sequence[Store]) -> None:
+        """Features of all pictures, where there is room."""
+        found: dict[int, torch.Tensor] = {}
+        for store in stores:
+            parts = []
+            for begin in range(0, len(store), self.job.settings.batch_size):
+                rows = range(begin, min(begin + self.job.settings.batch_size, len(store)))
+                with torch.no_grad():
+                    parts.append(self._read(self._batch(store, rows)))
+                if not begin and parts[0][0].nbytes * sum(map(len, stores)) > _ROOM_BYTES:
+                    return
+            found[id(store)] = torch.cat(parts)
+        self._features = found
+
+
+def read_features(job: Job, pixels: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:
+    """What the task's head reads of each picture, float32 (pictures, positions, head_size).
+
+    Args:
+        job: with the frozen model and the task.
+        pixels: (pictures, 3, height, width).
+        rows: of the prompt, (layers or 1, num_virtual_tokens, hidden); None of a head alone.
+
+    Returns:
+        One position, the picture's own, to classify; the patches to segment; the virtual tokens to detect.
+    """
+    vision = job.backbone.vision
+    dtype = next(vision.model.parameters()).dtype
+    if rows is None:
+        rows = torch.zeros(1, 0, vision.hidden_size, device=pixels.device)
+    count = rows.shape[1]
+    # (pictures, 1 + virtual tokens + patches, head_size)
+    features: torch.Tensor = vision.features(pixels.to(dtype), rows[:, None].to(dtype)).float()
+    return {
+        "image-classification": features[:, :1],
+        "image-segmentation": features[:, 1 + count :],
+        "object-detection": features[:, 1 : 1 + count],
+    }[job.task]
+
+
+def _mirrored(target: Target) -> Target:
+    boxes = target.boxes.clone()
+    boxes[:, 0] = 1 - boxes[:, 0]
+    mask = None if target.mask is None else target.mask.flip(-1)
+    return Target(target.label, target.classes, boxes, mask)

@@ -1,0 +1,49 @@
+"""The classes of a task on pictures: named by the training data, and by nothing else."""
+
+from edgept.errors import InvalidFileError
+from edgept.tune.labels import check_known, check_storable
+from edgept.tune.vision.rows import IGNORED, PictureData, PictureRow
+
+__all__ = ["picture_labels"]
+
+_FEWEST = {"classes": 2, "masks": 2, "boxes": 1}
+
+
+def picture_labels(training: PictureData, held_out: PictureData | None) -> tuple[str, ...]:
+    """Names of the classes; their indices are those of the head's rows.
+
+    They are in the order in which the data list them, else sorted.
+
+    Raises:
+        InvalidFileError: there are too few or too many, a prompt file cannot hold one, or held-out
+            pictures are of a class that no training row is of; each is named.
+    """
+    names = training.labels or tuple(sorted({row.label for row in training.rows}))
+    if len(names) < _FEWEST[training.kind]:
+        raise InvalidFileError(
+            "training-data",
+            f"{training.path} has one label only, {names[0]!r}; two are told apart at least. Give pictures of "
+            "others.",
+        )
+    if training.kind == "masks" and len(names) > IGNORED:
+        raise InvalidFileError(
+            "training-data",
+            f"{training.path} has {len(names)} classes; masks of 8 bits hold {IGNORED}. Join some.",
+        )
+    places = {row.label: row.place for row in reversed(training.rows)}
+    check_storable(names, training.path, places)
+    if held_out is not None:
+        unknown = [
+            f"{row.place} {label!r}"
+            for row in held_out.rows
+            for label in sorted(_labels_of(row))
+            if label not in names
+        ]
+        check_known(names, held_out.path, unknown)
+    return names
+
+
+def _labels_of(row: PictureRow) -> set[str]:
+    """All classes that a row names; the numbers in a mask's file are looked at when it is read."""
+    shapes = row.mask if isinstance(row.mask, tuple) else ()
+    return {row.label, *(box.label for box in row.boxes), *(shape.label for shape in shapes)} - {""}
