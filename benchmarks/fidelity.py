@@ -23,6 +23,7 @@ from benchmarks.adapters import METHODS, TOKENS
 from benchmarks.claim import table
 from benchmarks.exactness import TOLERANCE, Cell, cells_to_run, measure_family, quiet
 from benchmarks.families import FAMILIES, GROUPS, place_in_group
+from benchmarks.image_fidelity import ImageCell, image_section, measure_images
 
 __all__ = ["make_page"]
 
@@ -49,6 +50,7 @@ def main() -> None:
         page = given.folder / _PAGE.name
     command = "python -m benchmarks.fidelity" + (" --quick" if given.quick else "")
     cells: list[Cell] = []
+    images: list[ImageCell] = []
     unfinished: list[str] = []
     spawn = get_context("spawn")
     with ProcessPoolExecutor(given.jobs, mp_context=spawn, initializer=quiet) as pool:
@@ -82,6 +84,7 @@ def main() -> None:
                     f"**This page is not finished: {missing} of {len(running)} jobs are missing.**"
                 )
                 page.write_text(make_page(cells, note, unfinished), encoding="utf-8")
+        images = _measure_images(folder, pool, keep=given.keep)
     minutes = (time.monotonic() - began) / 60
     took = (
         "its families were measured in several goes"
@@ -91,19 +94,36 @@ def main() -> None:
     note = f"`{command}` writes this page; {took}."
     if given.quick:
         note += " Quick: of each family one task and two methods, so that each method is run."
-    page.write_text(make_page(cells, note, unfinished), encoding="utf-8")
+    page.write_text(make_page(cells, note, unfinished, images), encoding="utf-8")
     print(f"{page}: {_summary(cells)}")
-    if unfinished or not all(cell.is_exact or cell.refused for cell in cells):
+    exact = all(cell.max_rel is None or cell.max_rel <= TOLERANCE for cell in images)
+    if unfinished or not exact or not all(cell.is_exact or cell.refused for cell in cells):
         raise SystemExit(1)
 
 
-def make_page(cells: Sequence[Cell], note: str, unfinished: Sequence[str] = ()) -> str:
+def _measure_images(folder: Path, pool: ProcessPoolExecutor, *, keep: bool) -> list[ImageCell]:
+    """Those of image models, which take a minute together."""
+    kept = folder / "images.json"
+    if keep and kept.is_file():
+        return [ImageCell(**cell) for cell in json.loads(kept.read_text())]
+    cells = pool.submit(measure_images, folder / "images").result()
+    kept.write_text(json.dumps([asdict(cell) for cell in cells]))
+    return cells
+
+
+def make_page(
+    cells: Sequence[Cell],
+    note: str,
+    unfinished: Sequence[str] = (),
+    images: Sequence[ImageCell] = (),
+) -> str:
     """FIDELITY.md.
 
     Args:
         cells: in any order.
         note: what wrote the page.
         unfinished: what stopped, and with what error.
+        images: of image models.
     """
     footnotes: dict[str, int] = {}  # by text
     versions = ", ".join(f"{name} {_version(name)}" for name in _PACKAGES)
@@ -149,6 +169,7 @@ def make_page(cells: Sequence[Cell], note: str, unfinished: Sequence[str] = ()) 
         lines += [f"{number}. {text}" for text, number in footnotes.items()]
         lines.append("")
     lines += _padding(cells)
+    lines += image_section(images)
     return "\n".join(lines)
 
 

@@ -41,7 +41,10 @@ def run_plain(model: Any, pictures: Any) -> tuple[Any, Any, Any]:
     head = [torch.from_numpy(array) for array in own_head(model).values()]
     none = torch.zeros(1, 1, 0, HIDDEN)
     with torch.no_grad():
-        return module(pictures, none, *head, torch.zeros(4, width), torch.zeros(4))
+        outputs: tuple[Any, Any, Any] = module(
+            pictures, none, *head, torch.zeros(4, width), torch.zeros(4)
+        )
+    return outputs
 
 
 @pytest.mark.parametrize("kind", CLASSIFIERS)
