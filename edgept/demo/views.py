@@ -1,0 +1,111 @@
+"""The three tasks of the vision demo: the same generated views, seen as classes, areas and boxes."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from edgept.demo.scenes import Scene, make_scene
+from edgept.demo.shapes import THINGS
+from edgept.demo.things import GROUPS
+
+__all__ = ["AREAS", "TASKS", "group_of", "main_thing", "make_view", "to_classes", "write_data"]
+
+TASKS = ("classify", "segment", "detect")
+AREAS = ("background", *GROUPS)
+SIDE = 128  # pixels of a picture to learn from; the model looks at 64
+
+_CLEARLY = 1.5  # how many times as large as any other thing the main one is
+
+
+def group_of(kind: str) -> str:
+    """The group that a thing is of."""
+    return next(group for group, kinds in GROUPS.items() if kind in kinds)
+
+
+def make_view(seed: int, number: int, *, side: int = SIDE) -> Scene:
+    """A picture of one to three things, of which one is clearly the largest.
+
+    Args:
+        seed: of a data set.
+        number: of the picture in it.
+        side: height and width in pixels; what the picture shows does not depend on it, up to rounding.
+    """
+    rng = np.random.default_rng((seed, number))
+    while True:
+        scene = make_scene(rng, THINGS, side=side)
+        sizes = sorted(_sizes(scene), reverse=True)
+        if sizes and (len(sizes) == 1 or sizes[0] >= _CLEARLY * sizes[1]):
+            return scene
+
+
+def main_thing(scene: Scene) -> str:
+    """What the largest thing is."""
+    return scene.things[int(np.argmax(_sizes(scene)))].kind
+
+
+def to_classes(scene: Scene) -> npt.NDArray[np.uint8]:
+    """The area that each pixel belongs to, (side, side), indices of `AREAS`."""
+    table = [0, *(AREAS.index(group_of(thing.kind)) for thing in scene.things)]
+    return np.array(table, np.uint8)[scene.owner]
+
+
+def write_data(folder: Path, task: str, seed: int, count: int) -> Path:
+    """Write pictures with what `edgept tune` learns from them.
+
+    Args:
+        folder: to make.
+        task: one of `TASKS`.
+        seed: of the pictures.
+        count: how many.
+
+    Returns:
+        What to give to `edgept tune`: a folder with a sub-folder a class; a folder with images and
+        masks; a COCO annotation file.
+    """
+    images = folder / "images"
+    images.mkdir(parents=True)
+    if task == "segment":
+        (folder / "masks").mkdir()
+        (folder / "labels.txt").write_text("\n".join(AREAS) + "\n", encoding="utf-8")
+    listed, boxes = [], []
+    for number in range(count):
+        scene, name = make_view(seed, number), f"{number:05}.png"
+        where = images / name
+        if task == "classify":
+            where = images / main_thing(scene) / name
+            where.parent.mkdir(exist_ok=True)
+        elif task == "segment":
+            Image.fromarray(to_classes(scene)).save(folder / "masks" / name)
+        else:
+            listed.append({"id": number, "file_name": name, "width": SIDE, "height": SIDE})
+            boxes += [_annotation(number, thing.box, thing.kind) for thing in scene.things]
+        Image.fromarray(scene.pixels).save(where, compress_level=1)
+    if task == "classify":
+        return images
+    if task == "segment":
+        return folder
+    categories = [{"id": index, "name": name} for index, name in enumerate(GROUPS)]
+    boxes = [{"id": index, **box} for index, box in enumerate(boxes)]
+    content = {"images": listed, "annotations": boxes, "categories": categories}
+    (folder / "boxes.json").write_text(json.dumps(content), encoding="utf-8")
+    return folder / "boxes.json"
+
+
+def _sizes(scene: Scene) -> list[int]:
+    """Pixels that are seen of each thing."""
+    counts = np.bincount(scene.owner.ravel(), minlength=len(scene.things) + 1)
+    return [int(count) for count in counts[1:]]
+
+
+def _annotation(image: int, box: tuple[int, int, int, int], kind: str) -> dict[str, object]:
+    left, top, right, bottom = box
+    return {
+        "image_id": image,
+        "category_id": list(GROUPS).index(group_of(kind)),
+        "bbox": [left, top, right - left, bottom - top],
+        "area": (right - left) * (bottom - top),
+        "iscrowd": 0,
+    }
