@@ -72,7 +72,9 @@ def make_lesson(seed: int, count: int) -> Lesson:
         "cover": np.zeros((count, patches), np.float16),
     }
     for row in range(count):
-        scene = make_scene(np.random.default_rng((seed, row)), SHAPES, most=MOST_THINGS, side=SIDE)
+        # half of the pictures show one thing, larger than several could be: from these it learns first
+        most = MOST_THINGS if row % 2 else 1
+        scene = make_scene(np.random.default_rng((seed, row)), SHAPES, most=most, side=SIDE)
         _fill(arrays, row, scene)
     return Lesson(**{name: torch.from_numpy(array) for name, array in arrays.items()})
 

@@ -52,46 +52,37 @@ def to_classes(scene: Scene) -> npt.NDArray[np.uint8]:
     return np.array(table, np.uint8)[scene.owner]
 
 
-def write_data(folder: Path, task: str, seed: int, count: int) -> Path:
-    """Write pictures with what `edgept tune` learns from them.
+def write_data(folder: Path, seed: int, count: int) -> dict[str, Path]:
+    """Write pictures with what `edgept tune` learns from them, for all three tasks.
 
     Args:
         folder: to make.
-        task: one of `TASKS`.
         seed: of the pictures.
         count: how many.
 
     Returns:
-        What to give to `edgept tune`: a folder with a sub-folder a class; a folder with images and
-        masks; a COCO annotation file.
+        What to give to `edgept tune` for each of `TASKS`: a CSV of pictures and classes; the folder, with
+        images and masks; a COCO annotation file.
     """
-    images = folder / "images"
-    images.mkdir(parents=True)
-    if task == "segment":
-        (folder / "masks").mkdir()
-        (folder / "labels.txt").write_text("\n".join(AREAS) + "\n", encoding="utf-8")
-    listed, boxes = [], []
+    for name in ("images", "masks"):
+        (folder / name).mkdir(parents=True)
+    classes, listed, boxes = ["image,label"], [], []
     for number in range(count):
         scene, name = make_view(seed, number), f"{number:05}.png"
-        where = images / name
-        if task == "classify":
-            where = images / main_thing(scene) / name
-            where.parent.mkdir(exist_ok=True)
-        elif task == "segment":
-            Image.fromarray(to_classes(scene)).save(folder / "masks" / name)
-        else:
-            listed.append({"id": number, "file_name": name, "width": SIDE, "height": SIDE})
-            boxes += [_annotation(number, thing.box, thing.kind) for thing in scene.things]
-        Image.fromarray(scene.pixels).save(where, compress_level=1)
-    if task == "classify":
-        return images
-    if task == "segment":
-        return folder
-    categories = [{"id": index, "name": name} for index, name in enumerate(GROUPS)]
-    boxes = [{"id": index, **box} for index, box in enumerate(boxes)]
-    content = {"images": listed, "annotations": boxes, "categories": categories}
+        Image.fromarray(scene.pixels).save(folder / "images" / name, compress_level=1)
+        Image.fromarray(to_classes(scene)).save(folder / "masks" / name)
+        classes.append(f"images/{name},{main_thing(scene)}")
+        listed.append({"id": number, "file_name": name, "width": SIDE, "height": SIDE})
+        boxes += [_annotation(number, thing.box, thing.kind) for thing in scene.things]
+    (folder / "labels.txt").write_text("\n".join(AREAS) + "\n", encoding="utf-8")
+    (folder / "classes.csv").write_text("\n".join(classes) + "\n", encoding="utf-8")
+    content = {
+        "images": listed,
+        "annotations": [{"id": index, **box} for index, box in enumerate(boxes)],
+        "categories": [{"id": index, "name": name} for index, name in enumerate(GROUPS)],
+    }
     (folder / "boxes.json").write_text(json.dumps(content), encoding="utf-8")
-    return folder / "boxes.json"
+    return dict(zip(TASKS, (folder / "classes.csv", folder, folder / "boxes.json"), strict=True))
 
 
 def _sizes(scene: Scene) -> list[int]:
