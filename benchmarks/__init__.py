@@ -3,6 +3,7 @@
 Code organization:
     decode, prefill, swap, batch, cold_start, memory, encoders, ceilings   a claim each
     first_table      the README's table
+    c_runtime        the C library: from start to ready, memory, size, time per token beside Python
     fidelity         every family, task and method against peft (FIDELITY.md); it times nothing
     ├── families     tiny models with random weights
     ├── adapters     peft's adapters of every method

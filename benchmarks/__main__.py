@@ -29,7 +29,17 @@ _DISTURBED = 0.1  # of all cores
 RESULTS = Path(__file__).parent / "RESULTS.md"
 # the quickest first: what they prepare serves all others
 SCRIPTS = (
-    *("ceilings", "memory", "cold_start", "encoders", "prefill", "batch", "swap", "first_table"),
+    *(
+        "ceilings",
+        "memory",
+        "cold_start",
+        "encoders",
+        "pictures",
+        "prefill",
+        "batch",
+        "swap",
+        "first_table",
+    ),
     "decode",
 )
 _PACKAGES = (

@@ -24,19 +24,25 @@ if TYPE_CHECKING:
     from edgept.runtime.answerer import Answer, Span
     from edgept.runtime.classifier import Classification
     from edgept.runtime.content import LoadedPrompt
+    from edgept.runtime.detector import Detection, Detections
     from edgept.runtime.embedder import Embedding
     from edgept.runtime.generation import Generation
+    from edgept.runtime.image_classifier import ImageClassification
     from edgept.runtime.model import Model, load
+    from edgept.runtime.segmenter import Segmentation
     from edgept.runtime.tagger import Entity, Tagging
 
 __all__ = [
     "Answer",
     "Classification",
+    "Detection",
+    "Detections",
     "EdgeptError",
     "Embedding",
     "Entity",
     "ExportError",
     "Generation",
+    "ImageClassification",
     "IncompatibleError",
     "InvalidFileError",
     "Latency",
@@ -44,6 +50,7 @@ __all__ = [
     "MissingDependencyError",
     "Model",
     "Prompt",
+    "Segmentation",
     "Span",
     "Tagging",
     "UntrustedError",
@@ -60,13 +67,17 @@ __version__ = "0.1.0"
 _HOMES = {
     "Answer": "edgept.runtime.answerer",
     "Classification": "edgept.runtime.classifier",
+    "Detection": "edgept.runtime.detector",
+    "Detections": "edgept.runtime.detector",
     "Embedding": "edgept.runtime.embedder",
     "Entity": "edgept.runtime.tagger",
     "Generation": "edgept.runtime.generation",
+    "ImageClassification": "edgept.runtime.image_classifier",
     "Latency": "edgept.latency",
     "LoadedPrompt": "edgept.runtime.content",
     "Model": "edgept.runtime.model",
     "Prompt": "edgept.prompt",
+    "Segmentation": "edgept.runtime.segmenter",
     "Span": "edgept.runtime.answerer",
     "Tagging": "edgept.runtime.tagger",
     "load": "edgept.runtime.model",

@@ -55,6 +55,9 @@ def write_onnx_adapter(
     if "head.weight" in tensors and "head.bias" not in tensors:
         # the graph's default is the bias of another head
         tensors["head.bias"] = np.zeros(len(tensors["head.weight"]), np.float32)
+    if "prompt_embeds" in tensors and tensors["prompt_embeds"].ndim == 3:
+        # (layers or 1, 1, virtual tokens, hidden): an image graph takes a table for each picture, or one
+        tensors["prompt_embeds"] = tensors["prompt_embeds"][:, None]
     float_type = np.dtype(manifest.float_type if manifest else "float32")
     adapter = AdapterFormat()
     adapter.set_adapter_version(1)

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgept import __version__
-from edgept.bundle import SEQ2SEQ_TASK, Manifest
+from edgept.bundle import IMAGE_TASKS, SEQ2SEQ_TASK, Manifest
 from edgept.errors import IncompatibleError, InvalidFileError, UsageError
 from edgept.formats.npy_file import read_npy
 from edgept.formats.reason import Reason
@@ -127,8 +127,17 @@ def _load_file(
     else:
         raise UsageError(f"there is no {source}. Check the path.")
     prompt = _from_tensors(tensors, manifest, task_index, source)
-    task = "text-classification" if "head.weight" in prompt.tensors else prompt.task
-    return replace(prompt, name=source.stem, task=manifest.task if manifest else task)
+    return replace(prompt, name=source.stem, task=_task_of(prompt, manifest))
+
+
+def _task_of(prompt: Prompt, manifest: Manifest | None) -> str:
+    """What bare tensors are taken to be for."""
+    if manifest is None and "box.weight" not in prompt.tensors:
+        return "text-classification" if "head.weight" in prompt.tensors else prompt.task
+    if manifest is not None and manifest.image is None:
+        return manifest.task
+    known = IMAGE_TASKS if manifest is None else manifest.prompt_tasks
+    return known[-1] if "box.weight" in prompt.tensors else known[0]
 
 
 def _for_decoder(prompt: Prompt, manifest: Manifest | None) -> Prompt:
@@ -213,6 +222,8 @@ def _by_shape(array: Array, manifest: Manifest | None, source: Path) -> dict[str
         return {"prompt_kv": array}
     if manifest is None or array.ndim != 2:
         return {"prompt_embeds": array}
+    if manifest.image is not None:
+        return {"prompt_embeds": array[None]}  # of the first layer alone
     width, hidden = array.shape[1], manifest.hidden_size
     # of an encoder-decoder's, peft's folder alone says which layer is whose
     kv = None if manifest.task == SEQ2SEQ_TASK else manifest.kv

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_ir as ir
 import torch
-from transformers import AutoImageProcessor, AutoTokenizer
+from transformers import AutoTokenizer
 
 from edgept import __version__
 from edgept.atomic import atomic_folder
@@ -47,6 +47,7 @@ from edgept.export.graph import (
     declare_prompt_input,
 )
 from edgept.export.heads import find_head, head_labels, head_tensors, task_of
+from edgept.export.image_preprocessor import read_preprocessor
 from edgept.export.kept_modules import check_exclusions, check_head
 from edgept.export.llm_builder import BuilderError
 from edgept.export.parity import check_parity
@@ -190,8 +191,10 @@ def export_model(
             add_logits_to_keep(graphs[0].graph)
         progress("writing the bundle")
         if source.is_image:
-            _save_preprocessor(source, folder)
             manifest = _describe_vision(source, reference, graphs[0], weights, max_virtual_tokens)
+            if manifest.image is not None:
+                _, settings = read_preprocessor(source, manifest.image)
+                (folder / PREPROCESSOR_NAME).write_text(settings, encoding="utf-8")
         else:
             _save_tokenizer(source, folder)
             _save_table(folder, progress)
@@ -337,6 +340,8 @@ def _build_vision(
     """The same of an image model, whose graph takes pictures."""
     reference = load_frozen(source)
     check_exclusions(reference, weights)
+    # before the long part: what would be wrong at its end
+    read_preprocessor(source, PromptedVision(reference, VISION[source.config.model_type]).geometry)
     progress("exporting the graph with torch.onnx")
     model = copy.deepcopy(reference).half() if weights.half else reference
     graph = export_vision(model)
@@ -386,19 +391,6 @@ def _save_tokenizer(source: ModelSource, folder: Path) -> None:
             "transformers made none. Convert it to a fast tokenizer, or remove its files to export a "
             "bundle that takes token ids only."
         )
-
-
-def _save_preprocessor(source: ModelSource, folder: Path) -> None:
-    """Save how a picture becomes numbers, as transformers reads it of the model."""
-    try:
-        loader: Any = AutoImageProcessor  # which transformers does not type
-        processor = loader.from_pretrained(source.folder, trust_remote_code=False)
-        processor.to_json_file(folder / PREPROCESSOR_NAME)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise ExportError(
-            f"{source.location} does not say how a picture becomes its input: {error}. Put the "
-            f"{PREPROCESSOR_NAME} that it was trained with there."
-        ) from error
 
 
 def _save_table(folder: Path, progress: Callable[[str], object]) -> None:

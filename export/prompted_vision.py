@@ -121,9 +121,10 @@ class PromptedVision(nn.Module):
         depth, count = prompt_embeds.shape[0], prompt_embeds.shape[2]
         sizes = [self.num_first, count, self.geometry.num_patches]
         # one table a layer; of a shallow prompt, the same one, which only the first layer takes
-        layer = torch.arange(len(self.layers)).clamp(max=depth - 1)
+        device = prompt_embeds.device
+        layer = torch.arange(len(self.layers), device=device).clamp(max=depth - 1)
         tables = prompt_embeds[layer].unbind(0)  # each (batch or 1, virtual tokens, hidden)
-        is_deep = torch.scalar_tensor(depth) > 1
+        is_deep = torch.scalar_tensor(depth, device=device) > 1
         first, patches = tokens.split([sizes[0], sizes[2]], 1)
         rows = tables[0].expand(tokens.shape[0], -1, -1)
         for index, block in enumerate(self.layers):

@@ -1,4 +1,4 @@
-"""The device side: onnxruntime, numpy and tokenizers; never torch.
+"""The device side: onnxruntime, numpy and tokenizers, Pillow for pictures; never torch.
 
 Code organization (a request passes through these in order):
     model.py        load a bundle, make prompts resident, ask: the public class, whatever the task
@@ -11,6 +11,8 @@ Code organization (a request passes through these in order):
     tagger.py       token classification
     answerer.py     question answering
     embedder.py     feature extraction
+    seeing.py       the calls on models that look at pictures, all over vision.py, one pass
+    image_classifier.py, segmenter.py, detector.py  what is found in them
     residency.py    a prompt's tensors as the graph takes them
     content.py      texts, prompts and ids of a request to ids and a prompt table
     text.py         tokens and text; encoding.py where tokens stand in it; chat.py chat templates in a sandbox
@@ -31,24 +33,31 @@ if TYPE_CHECKING:
     from edgept.runtime.answerer import Answer, Span
     from edgept.runtime.classifier import Classification
     from edgept.runtime.content import LoadedPrompt
+    from edgept.runtime.detector import Detection, Detections
     from edgept.runtime.embedder import Embedding
     from edgept.runtime.generation import Generation, GenerationStream
+    from edgept.runtime.image_classifier import ImageClassification
     from edgept.runtime.model import Model, load
     from edgept.runtime.options import GenerateOptions
     from edgept.runtime.sampling import Sampling
+    from edgept.runtime.segmenter import Segmentation
     from edgept.runtime.tagger import Entity, Tagging
 
 __all__ = [
     "Answer",
     "Classification",
+    "Detection",
+    "Detections",
     "Embedding",
     "Entity",
     "GenerateOptions",
     "Generation",
     "GenerationStream",
+    "ImageClassification",
     "LoadedPrompt",
     "Model",
     "Sampling",
+    "Segmentation",
     "Span",
     "Tagging",
     "load",
@@ -58,14 +67,18 @@ __all__ = [
 _HOMES = {
     "Answer": "edgept.runtime.answerer",
     "Classification": "edgept.runtime.classifier",
+    "Detection": "edgept.runtime.detector",
+    "Detections": "edgept.runtime.detector",
     "Embedding": "edgept.runtime.embedder",
     "Entity": "edgept.runtime.tagger",
     "GenerateOptions": "edgept.runtime.options",
     "Generation": "edgept.runtime.generation",
     "GenerationStream": "edgept.runtime.generation",
+    "ImageClassification": "edgept.runtime.image_classifier",
     "LoadedPrompt": "edgept.runtime.content",
     "Model": "edgept.runtime.model",
     "Sampling": "edgept.runtime.sampling",
+    "Segmentation": "edgept.runtime.segmenter",
     "Span": "edgept.runtime.answerer",
     "Tagging": "edgept.runtime.tagger",
     "load": "edgept.runtime.model",

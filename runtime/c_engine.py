@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from ctypes import byref, c_char_p, c_float, c_int64, c_void_p
+from ctypes import byref, c_float, c_void_p
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Unpack
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Unpack
 import numpy as np
 import numpy.typing as npt
 
-from edgept.bundle import SEQ2SEQ_TASK, TABLE_NAME, Manifest, read_manifest
+from edgept.bundle import SEQ2SEQ_TASK, Manifest, read_manifest
 from edgept.errors import EdgeptError, UsageError
 from edgept.latency import Latency
 from edgept.prompt import Prompt
@@ -56,7 +56,7 @@ class CModel:
     """A bundle in the C library, with the calls of `Model` that the library has.
 
     Results and errors are of the same classes as those of `Model`; latencies are the library's. What the
-    library lacks (batches, stop strings, chat templates, beam search, truncation, several prompts in a
+    library lacks (batches, chat templates, beam search, truncation, several prompts in a
     request, spans of taggers and answers) raises UsageError. Texts need the bundle's tokenizer.bin;
     without it, requests are token ids, and the text of a generation is "". A text ends at a zero character,
     as all do in C; the token ids go on.
@@ -309,7 +309,7 @@ class CModel:
 
         def run(show: Callable[[str], None] | None, closed: threading.Event | None) -> Generation:
             ends = [event for event in (cancel, closed) if event is not None]
-            made, answer = CGeneration(), c_char_p()
+            made = CGeneration()
             with self._session() as session:
 
                 def on_token(_user: object, _token: int) -> int:
@@ -328,22 +328,16 @@ class CModel:
                 if text is not None:
                     self._call(
                         *("session_ask", session.pointer, resident, text),
-                        *(byref(chosen), byref(answer), byref(made)),
+                        *(byref(chosen), byref(made)),
                     )
-                    ids = made.ids[: made.count]
                 else:
                     tokens = to_tokens(session, self.manifest, content)
                     self._call(
                         *("session_generate", session.pointer, resident, tokens.ids, tokens.count),
                         *(byref(chosen), byref(made)),
                     )
-                    ids = made.ids[: made.count]
-                    if TABLE_NAME in manifest.files:
-                        given = (c_int64 * len(ids))(*ids)
-                        self._call(
-                            "session_decode", session.pointer, given, len(ids), byref(answer)
-                        )
-                said = (answer.value or b"").decode()
+                ids = made.ids[: made.count]
+                said = (made.text or b"").decode()
             finish = _FINISH[made.finish]
             if finish == "full" and options.get("on_full") == "error":
                 raise EdgeptError(

@@ -82,6 +82,8 @@ class CGenerateOptions(ctypes.Structure):
         ("repetition_penalty", c_double),
         ("stop_ids", POINTER(c_int64)),
         ("stop_count", c_size_t),
+        ("stop_strings", POINTER(c_char_p)),
+        ("stop_string_count", c_size_t),
         ("on_token", ON_TOKEN),
         ("on_text", ON_TEXT),
         ("user", c_void_p),
@@ -94,6 +96,7 @@ class CGeneration(ctypes.Structure):
     _fields_ = [
         ("ids", POINTER(c_int64)),
         ("count", c_size_t),
+        ("text", c_char_p),
         ("finish", c_int),
         ("latency", CLatency),
     ]
@@ -174,8 +177,8 @@ _STATUS = {
     "session_encode": (c_void_p, c_char_p, c_char_p, c_int, POINTER(CText)),
     "session_decode": (c_void_p, _IDS, c_size_t, POINTER(c_char_p)),
     "session_ask": (
-        *(c_void_p, c_void_p, c_char_p, POINTER(CGenerateOptions)),
-        *(POINTER(c_char_p), POINTER(CGeneration)),
+        *(c_void_p, c_void_p, c_char_p),
+        *(POINTER(CGenerateOptions), POINTER(CGeneration)),
     ),
     "session_outputs": (*_READING, POINTER(COutputs)),
     "session_classify": (*_READING, POINTER(CClassification)),

@@ -1,11 +1,10 @@
 """A request as the C library takes it: its tokens and its options, or why it cannot."""
 
-import ctypes
 import secrets
 import sys
 import threading
 from collections.abc import Sequence
-from ctypes import byref, c_int64
+from ctypes import byref, c_char_p, c_int64
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -17,6 +16,7 @@ from edgept.runtime.c_library import CGenerateOptions, CHandle, CText, call
 from edgept.runtime.content import Content, compose
 from edgept.runtime.options import GenerateOptions, read_options
 from edgept.runtime.reading import OF_PAIRS
+from edgept.runtime.stop import StopStrings
 
 __all__ = ["Tokens", "lacks", "to_options", "to_text", "to_tokens"]
 
@@ -52,8 +52,11 @@ def to_tokens(session: CHandle, manifest: Manifest, content: Content) -> Tokens:
     if not isinstance(content, (list, tuple, np.ndarray)) or len(content):
         request = compose(content, None, tokenizer=None, vocab_size=manifest.vocab_size, model=None)
         ids = request.ids  # (tokens,) int64
-    pointer = ids.ctypes.data_as(ctypes.POINTER(c_int64))  # it keeps the array alive
-    return Tokens(pointer, None, len(ids))
+    if not ids.size:
+        return Tokens(None, None, 0)
+    # it keeps the array alive; a cast pointer would be a cycle, and garbage for long
+    first = c_int64.from_buffer(np.ascontiguousarray(ids).data)
+    return Tokens(byref(first), None, len(ids))
 
 
 def _encode(session: CHandle, manifest: Manifest, text: str, pair: str | None) -> Tokens:
@@ -95,15 +98,14 @@ def to_options(
         UsageError: a value is out of its range, or the library lacks the option.
     """
     sampling, limits, beams = read_options(manifest.eos_token_ids, **options)
-    if limits.stop:
-        lacks("stop strings", " Token ids that end it are stop_ids.")
+    strings = _stop_strings(manifest, limits.stop)
     own = manifest.decoding
     count = beams.num_beams
     if count is None:
         count = own.num_beams if own is not None and sampling.temperature == 0 else 1
     if count != 1 or set(beams.given) - {"num_beams"}:
         lacks("beam search", " num_beams=1 is greedy.")
-    stops = _token_ids(stop_ids)
+    ids = _token_ids(stop_ids)
     seed = secrets.randbits(64) if sampling.seed is None else int(sampling.seed)
     chosen = CGenerateOptions(
         max_new_tokens=min(int(limits.max_new_tokens), _MANY),
@@ -113,16 +115,25 @@ def to_options(
         top_p=sampling.top_p or sys.float_info.min,
         seed=seed % (1 << 64),
         repetition_penalty=sampling.repetition_penalty,
-        stop_ids=stops,
-        stop_count=len(stops),
     )
+    # types of arrays are garbage of the slow kind: only where they are needed
+    if ids:
+        chosen.stop_ids, chosen.stop_count = (c_int64 * len(ids))(*ids), len(ids)
+    if strings:
+        chosen.stop_strings = (c_char_p * len(strings))(*strings)
+        chosen.stop_string_count = len(strings)
     return chosen, limits.cancel
 
 
-def _token_ids(ids: Sequence[int]) -> Any:
+def _stop_strings(manifest: Manifest, stops: Sequence[str]) -> list[bytes]:
+    StopStrings(stops)  # refuses what is none
+    return [to_text(manifest, stop) for stop in stops]
+
+
+def _token_ids(ids: Sequence[int]) -> list[int]:
     if not all(isinstance(item, (int, np.integer)) for item in ids):
         raise UsageError(f"stop_ids are token ids, found {ids!r}. Pass a list of whole numbers.")
-    return (c_int64 * len(ids))(*map(int, ids))
+    return [*map(int, ids)]
 
 
 def lacks(what: str, hint: str = "") -> NoReturn:

@@ -81,7 +81,7 @@ def to_detections(seen: Seen, threshold: float, detects: str) -> Detections:
         nothing = np.zeros((len(logits), 1), np.float32)  # the logit of "no object"
         scores = softmax(np.concatenate([logits, nothing], axis=1))[:, :-1]
     else:
-        scores = 1 / (1 + np.exp(-logits.astype(np.float64)))
+        scores = softmax(np.stack([logits, np.zeros_like(logits)], axis=-1))[..., 0]  # sigmoid
     classes = scores.argmax(axis=1)
     boxes = _in_pixels(seen.values["boxes"][tokens], seen.size)
     best = scores.max(axis=1)

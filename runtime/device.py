@@ -62,6 +62,7 @@ _PACKAGES = (
     "onnxruntime-qnn",
     "onnxruntime-genai",
     "onnxruntime-genai-cuda",
+    "pillow",
     "safetensors",
     "tokenizers",
     "torch",

@@ -17,7 +17,7 @@ from edgept.runtime.segmenter import Segmentation, to_segmentation
 from edgept.runtime.vision import CLASSIFIES, DETECTS, EMBEDS, SEGMENTS, Seen, Sight, Vision
 
 if TYPE_CHECKING:
-    from edgept.bundle import Manifest
+    from edgept.bundle import ImageGeometry, Manifest
     from edgept.pictures import Picture
     from edgept.runtime.forward import Forward
     from edgept.runtime.generator import Generator
@@ -240,14 +240,16 @@ class SeeingModel:
         return self._look(requests, call, None, finish)
 
     def _to_segmentation(self, seen: Seen) -> Segmentation:
-        if self.manifest.image is None:
-            raise AssertionError("what is run looks at pictures")
-        return to_segmentation(seen, self.manifest.image.grid)
+        return to_segmentation(seen, self._geometry.grid)
 
     def _to_detections(self, seen: Seen, threshold: float) -> Detections:
+        return to_detections(seen, threshold, self._geometry.detects)
+
+    @property
+    def _geometry(self) -> "ImageGeometry":
         if self.manifest.image is None:
             raise AssertionError("what is run looks at pictures")
-        return to_detections(seen, threshold, self.manifest.image.detects)
+        return self.manifest.image
 
     def _to_embedding(self, seen: Seen) -> Embedding:
         return to_image_embedding(seen, normalize=self.manifest.normalize)
@@ -289,7 +291,7 @@ class SeeingModel:
                 )
             return Sight(picture, prompt, task or prompt.prompt.task)
         has_head = bool(self.manifest.labels)
-        looks_for = self.manifest.image is not None and self.manifest.image.detects == "patches"
+        looks_for = self._geometry.detects == "patches"
         task = task or (CLASSIFIES if has_head else DETECTS if looks_for else EMBEDS)
         if task in (SEGMENTS, DETECTS) or (task == CLASSIFIES and not has_head):
             what = "classes" if task == CLASSIFIES else task

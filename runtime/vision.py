@@ -120,13 +120,17 @@ class Vision:
         return np.delete(features, range(1, 1 + table.shape[1]), axis=0)
 
     def outputs(
-        self, pixel_values: npt.NDArray[Any], prompts: Sequence[LoadedPrompt | None]
+        self,
+        pixel_values: npt.NDArray[Any],
+        prompts: Sequence[LoadedPrompt | None],
+        names: Sequence[str] = ("logits", "boxes", "features"),
     ) -> dict[str, npt.NDArray[np.float32]]:
         """What the graph gives, for pictures that are numbers already.
 
         Args:
             pixel_values: (pictures, 3, height, width), normalised.
             prompts: one a picture, with equally many layers of rows and equally many rows; or all None.
+            names: of the outputs that are wanted.
 
         Returns:
             logits (pictures, 1 + P + N, classes), those of all heads side by side; boxes (pictures,
@@ -135,7 +139,7 @@ class Vision:
         rows = [Sight("", prompt, CLASSIFIES) for prompt in prompts]
         feeds, _ = self._swap_in(rows)
         pixels = pixel_values.astype(self._graph.float_type)
-        found = self._fetch({"pixel_values": pixels, **feeds}, ["logits", "boxes", "features"])
+        found = self._fetch({"pixel_values": pixels, **feeds}, names)
         return {name: array.astype(np.float32) for name, array in found.items()}
 
     def run(

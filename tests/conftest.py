@@ -3,7 +3,7 @@
 import fcntl
 import itertools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,37 @@ ENCODERS = (
     "modernbert",
     "xlm-roberta",
 )
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add `--engine c`."""
+    parser.addoption(
+        "--engine",
+        choices=["python", "c"],
+        default="python",
+        help="what edgept.load gives to the tests of the runtime: c is the C library, and tests of "
+        "what it lacks are skipped",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what is of the Python engine alone."""
+    if config.getoption("--engine") == "c":
+        from tests.c_switch import skip_what_is_apart
+
+        skip_what_is_apart(items)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def engine(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The engine of --engine."""
+    if request.config.getoption("--engine") == "python":
+        yield
+        return
+    from tests.c_switch import running_in_c
+
+    with running_in_c():
+        yield
 
 
 def shared(name: str) -> Path:
@@ -227,8 +258,13 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pa
     def folder(kind: str) -> Path:
         if kind not in folders:
             path = tmp_path_factory.mktemp("models") / kind
-            tiny_model(kind).save_pretrained(path)
-            tiny_tokenizer().save_pretrained(path)
+            if kind == "t5":
+                from tests.seq2seq_models import save_seq2seq
+
+                save_seq2seq(kind, path)
+            else:
+                tiny_model(kind).save_pretrained(path)
+                tiny_tokenizer().save_pretrained(path)
             folders[kind] = path
         return folders[kind]
 
@@ -243,12 +279,14 @@ def bundle_of(
 ) -> Callable[..., Path]:
     """A function from a kind, a precision and a task to an exported bundle, made at the first call.
 
-    Nobody writes into one: processes that run tests side by side share them.
+    Nobody writes into one: processes that run tests side by side share them. $EDGEPT_TEST_BUNDLES is a
+    folder in which they are kept for another run.
     """
     from edgept.export import export_model
 
     own = tmp_path_factory.getbasetemp()
     bundles = (own if worker_id == "master" else own.parent) / "bundles"
+    bundles = Path(os.environ.get("EDGEPT_TEST_BUNDLES") or bundles)
     bundles.mkdir(exist_ok=True)
 
     def bundle(kind: str, precision: str = "fp32", task: str | None = None) -> Path:

@@ -103,6 +103,24 @@ def test_script_measures(script: str, setting: Setting) -> None:
     assert claim.raw
 
 
+def test_c_runtime_measures(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks import c_runtime
+    from tests.c_library import make
+
+    make("all", "build/measure", "size")  # skips where it cannot be built
+    monkeypatch.setattr(c_runtime, "_REAL", Path("nowhere") / "stories260K")
+    claim = c_runtime.measure(setting)
+    verdicts = [goal.verdict for goal in claim.goals if "per output token" in goal.what]
+    assert verdicts == ["too few samples"] * 2
+    memory = [goal for goal in claim.goals if "peak memory" in goal.what]
+    assert [goal.verdict for goal in memory] == ["met"] * 3
+    starts = claim.raw[f"{SHAPE} starts"]
+    for run in starts:
+        parts = [run[f"{name}_ms"] for name in ("to_main", "session", "run", "own")]
+        assert min(parts) > 0
+        assert sum(parts) == pytest.approx(run["start_to_ready_ms"], abs=0.01)
+
+
 def test_page_has_every_goal_and_what_is_missing(setting: Setting) -> None:
     goals = [
         goal_of_ratio("this", 0.9, [1.0, 1.1] * 16, [2.0, 2.2] * 16),

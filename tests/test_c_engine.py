@@ -2,6 +2,7 @@
 
 import ctypes.util
 import dataclasses
+import random
 import shutil
 import threading
 from collections.abc import Callable
@@ -20,7 +21,9 @@ from edgept.runtime.c_engine import CModel
 from tests.c_library import BUILD
 from tests.c_library import c_library as build
 from tests.encoder_bundles import TEXTS, word_pieces
+from tests.foreign_prompts import compare
 from tests.malformed import corpus
+from tests.test_c_runtime import set_metadata
 
 pytest.importorskip("torch", reason="needs edgept[export]")
 
@@ -159,6 +162,84 @@ def test_what_ends_a_generation(bundle_of: Callable[..., Path]) -> None:
         next(too_long)
 
 
+def test_stop_strings(bundle_of: Callable[..., Path]) -> None:
+    """Cut by tokens in any way, complete or not, one or several: text, tokens and reason as in Python."""
+    python, c = both(bundle_of("llama"))
+    chosen = random.Random(0)
+    prompt = prompts(c.manifest)[0]
+    loaded = [(None, None), (python.load_prompt(prompt), c.load_prompt(prompt))]
+    reasons = set()
+    for in_python, in_c in loaded:
+        for content in (QUESTION, IDS):
+            whole = python.generate(content, prompt=in_python, max_new_tokens=40).text
+            for _ in range(60):
+                begin, size = chosen.randrange(len(whole) - 8), chosen.randint(1, 7)
+                stops = [whole[begin : begin + size], whole[begin + 1 : begin + size] + "?"]
+                stops += [whole[-size:], "ZZ"][: chosen.randint(0, 2)]
+                if any("\0" in stop for stop in stops):
+                    continue
+                options: Any = {"stop": stops, "max_new_tokens": 40}
+                expected = python.generate(content, prompt=in_python, **options)
+                same(c.generate(content, prompt=in_c, **options), expected)
+                reasons.add(expected.finish_reason)
+                if isinstance(content, str):
+                    stream = c.stream(content, prompt=in_c, **options)
+                    assert "".join(stream) == expected.text.replace("\0", "")
+                    assert stream.result is not None
+                    same(stream.result, expected)
+            # the last token may complete one, and a text that was held back is no less
+            options = {"stop": whole[-4:] + "?", "max_new_tokens": 40}
+            same(
+                c.generate(content, prompt=in_c, **options),
+                python.generate(content, prompt=in_python, **options),
+            )
+    assert {"stop"} <= reasons
+    for model in (python, c):
+        for wrong in ([""], ["a", 5], [None]):
+            with pytest.raises(edgept.UsageError, match="stop string"):
+                model.generate(QUESTION, stop=wrong)  # type: ignore[arg-type]
+
+
+def test_text_of_what_ends_it(bundle_of: Callable[..., Path], tmp_path: Path) -> None:
+    """An end-of-text token is no text, special or not; in what the graph says of itself, too."""
+    tokens = both(bundle_of("gpt2"))[0].generate(IDS, max_new_tokens=12).token_ids
+    bundle = shutil.copytree(bundle_of("gpt2"), tmp_path / "bundle")
+    end = next(token for token in tokens[3:] if token > 2)
+    set_metadata(bundle / "model.onnx", {"edgept.eos_token_ids": f"{end}"})
+    manifest = dataclasses.replace(read_manifest(bundle), eos_token_ids=[end])
+    (bundle / MANIFEST_NAME).write_text(manifest.to_json())
+    python = edgept.load(bundle, check_hashes=False)
+    c = edgept.load(bundle, check_hashes=False, engine="c")
+    expected = python.generate(IDS, max_new_tokens=12)
+    assert expected.finish_reason == "eos"
+    same(c.generate(IDS, max_new_tokens=12), expected)
+
+
+def test_a_prompt_that_the_graph_ignores_is_refused(
+    bundle_of: Callable[..., Path], tmp_path: Path
+) -> None:
+    """As in Python: the first that shows something is run; of zeros nothing is shown."""
+    import onnx
+
+    bundle = shutil.copytree(bundle_of("llama"), tmp_path / "bundle")
+    graph = onnx.load(bundle / "model.onnx", load_external_data=False)
+    for node in graph.graph.node:
+        for index, name in enumerate(node.input):
+            if name == "prompt_embeds":
+                node.input[index] = "folded"
+    default = next(item for item in graph.graph.initializer if item.name == "prompt_embeds")
+    graph.graph.initializer.add().CopyFrom(default)
+    graph.graph.initializer[-1].name = "folded"
+    onnx.save(graph, bundle / "model.onnx")
+    c = edgept.load(bundle, check_hashes=False, engine="c")
+    rows, _, prefix = prompts(c.manifest)
+    one = {"prompt_embeds": rows.tensors["prompt_embeds"][:1]}  # the default's size
+    c.load_prompt(Prompt({"prompt_embeds": np.zeros_like(one["prompt_embeds"])}))
+    with pytest.raises(edgept.IncompatibleError, match="changes nothing"):
+        c.load_prompt(dataclasses.replace(rows, tensors=one))
+    c.load_prompt(prefix)
+
+
 def test_threads_share_a_model(bundle_of: Callable[..., Path]) -> None:
     _, c = both(bundle_of("llama"))
     loaded = [None, *map(c.load_prompt, prompts(c.manifest))]
@@ -241,6 +322,15 @@ def test_files_that_are_refused(bundle_of: Callable[..., Path], tmp_path: Path) 
     assert len(reasons) > 30
 
 
+def test_prompts_of_others_are_refused(bundle_of: Callable[..., Path], tmp_path: Path) -> None:
+    """A few of what `python -m tests.foreign_prompts 1000` tries."""
+    pairs = [both(bundle_of("llama")), both(bundle_of("gpt2"))]
+    pairs.append(both(bundle_of("bert", "fp32", "text-classification")))
+    seen = compare(pairs, 300, tmp_path)
+    assert len(seen) > 15
+    assert sum(count for reason, count in seen.items() if "another model" in reason) > 10
+
+
 def test_classes(bundle_of: Callable[..., Path], tmp_path: Path) -> None:
     from edgept.export import export_model
     from tests.conftest import tiny_model
@@ -297,13 +387,8 @@ def test_vectors_and_positions(task: str, bundle_of: Callable[..., Path]) -> Non
         c.classify(IDS)
 
 
-def test_an_encoder_decoder(tmp_path: Path) -> None:
-    from edgept.export import export_model
-    from tests.seq2seq_models import save_seq2seq
-
-    save_seq2seq("t5", tmp_path / "model")
-    export_model(str(tmp_path / "model"), tmp_path / "bundle", verify=False)
-    python, c = both(tmp_path / "bundle")
+def test_an_encoder_decoder(bundle_of: Callable[..., Path]) -> None:
+    python, c = both(bundle_of("t5"))
     loaded: list[tuple[Any, Any]] = [(None, None)]
     loaded += [
         (python.load_prompt(prompt), c.load_prompt(prompt)) for prompt in prompts(c.manifest)
@@ -330,7 +415,7 @@ def test_what_the_library_lacks_is_refused(bundle_of: Callable[..., Path]) -> No
     resident, in_python = c.load_prompt(prompt), python.load_prompt(prompt)
     untyped: Any = c
     lacking: list[Callable[[], object]] = [
-        lambda: c.generate(QUESTION, stop="x"),
+        lambda: c.generate(QUESTION, stop="x\0"),
         lambda: c.generate(QUESTION, num_beams=2),
         lambda: c.generate(QUESTION, length_penalty=2.0),
         lambda: c.generate([resident, QUESTION]),  # type: ignore[list-item]

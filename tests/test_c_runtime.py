@@ -17,6 +17,7 @@ import edgept
 from edgept.bundle import HASHES_NAME, Manifest
 from edgept.prompt import Prompt
 from edgept.prompt_file import write_prompt
+from edgept.runtime.c_library import ON_TOKEN
 from edgept.runtime.content import compose
 from tests.c_library import SOURCE, CModel, CStatusError
 
@@ -233,12 +234,44 @@ def test_on_text_that_ends_is_not_called_again(pair_of: Callable[..., Pair]) -> 
         return 1
 
     options = CGenerateOptions(on_text=ON_TEXT(end), max_new_tokens=40)
-    text, made = ctypes.c_char_p(), CGeneration()
+    made = CGeneration()
     chosen = ctypes.byref(options)
-    model.call("session_ask", model.session, None, b"where is it", chosen, ctypes.byref(text), made)
+    model.call("session_ask", model.session, None, b"where is it", chosen, made)
     assert len(pieces) == 1
     assert made.count < 40
-    assert (text.value or b"").startswith(pieces[0])
+    assert (made.text or b"").startswith(pieces[0])
+
+
+def test_no_piece_is_lost_where_a_token_ends_it(pair_of: Callable[..., Pair]) -> None:
+    """The token at which on_token ends it is in the text, and was shown; what was held back, too."""
+    import ctypes
+
+    from edgept.runtime.c_library import ON_TEXT, CGenerateOptions, CGeneration
+
+    model = pair_of("llama", "fp32").c
+    for count in range(1, 12):
+        tokens: list[int] = []
+        pieces: list[bytes] = []
+
+        def on_token(_: int | None, token: int, count: int = count, tokens: Any = tokens) -> int:
+            tokens.append(token)
+            return int(len(tokens) == count)
+
+        def on_text(_: int | None, piece: bytes, pieces: Any = pieces) -> int:
+            pieces.append(piece)
+            return 0
+
+        options = CGenerateOptions(on_token=ON_TOKEN(on_token), on_text=ON_TEXT(on_text))
+        made, text = CGeneration(), ctypes.c_char_p()
+        chosen = ctypes.byref(options)
+        model.call("session_ask", model.session, None, b"where is it", chosen, made)
+        assert made.ids[: made.count] == tokens
+        assert len(tokens) == count
+        said = made.text or b""
+        assert b"".join(pieces).startswith(said)  # which ends at a zero character
+        ids = (ctypes.c_int64 * count)(*tokens)
+        model.call("session_decode", model.session, ids, ctypes.c_size_t(count), text)
+        assert text.value == said
 
 
 def test_sampling_draws_from_the_same_distribution(pair_of: Callable[..., Pair]) -> None:

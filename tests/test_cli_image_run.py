@@ -220,7 +220,7 @@ def test_options_of_pictures_are_refused_on_a_model_of_text(
     for option in (["--save", tmp_path / "seen"], ["--threshold", "0.1"]):
         result = edgept_main("run", "-b", llama, *option, "hello")
         assert result.exit_code == 2
-        assert f"this bundle generates text; {option[0]} is for" in result.stderr
+        assert f"this bundle generates text; {option[0]} is for pictures" in result.stderr
     result = edgept_main("run", "-b", llama, "hello", "world")
     assert result.exit_code == 2
     assert "2 arguments were given, expected one TEXT" in result.stderr
@@ -237,6 +237,10 @@ def test_without_a_prompt_pictures_become_vectors(
         result = edgept_main("run", "-b", bundle, *prompt, scans, "--npy", file, "--force")
         assert (result.exit_code, result.stdout) == (0, "")
         assert np.load(file).shape == (2, 32)
+    result = edgept_main("run", "-b", bundle, scans, "absent.png", "--npy", file, "--force")
+    assert result.exit_code == 2
+    assert "cannot read absent.png" in result.stderr
+    assert np.isnan(np.load(file)).all(axis=1).tolist() == [False, False, True]
     result = edgept_main("run", "-b", bundle, scans, "--save", tmp_path / "seen")
     assert result.exit_code == 2
     assert "makes vectors" in result.stderr

@@ -72,6 +72,12 @@ def test_import_alone_loads_nothing() -> None:
     assert not loaded_after("import edgept") & {"numpy", "onnxruntime", "tokenizers", "click"}
 
 
+def test_models_of_text_do_without_pillow() -> None:
+    loaded = loaded_after("import edgept.runtime.model, edgept.cli.run, edgept.cli.findings")
+    assert "onnxruntime" in loaded or "numpy" in loaded
+    assert "PIL" not in loaded
+
+
 @pytest.mark.parametrize(
     "command", ["", "run", "bench", "tune", "export", "verify", "doctor", "prompt", "prompt pack"]
 )
@@ -81,7 +87,7 @@ def test_help_loads_no_library_but_click(command: str) -> None:
         f"main([*{command.split()!r}, '--help'], standalone_mode=False)\n"
     )
     assert "click" in loaded
-    heavy = {"numpy", "rich", "onnxruntime", "tokenizers", "safetensors", "jinja2"}
+    heavy = {"numpy", "PIL", "rich", "onnxruntime", "tokenizers", "safetensors", "jinja2"}
     assert not loaded & (heavy | WORKSTATION)
 
 

@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # Folder in the tree to folder in the package.
 SOURCES = {"edgept": "edgept", "export": "edgept/export", "runtime": "edgept/runtime"}
 EXTRAS = {"cpu", "gpu", "export", "dev"}
-BASE = {"click", "jinja2", "numpy", "rich", "safetensors", "tokenizers"}
+BASE = {"click", "jinja2", "numpy", "pillow", "rich", "safetensors", "tokenizers"}
 
 
 @dataclass(frozen=True)

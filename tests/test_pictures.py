@@ -137,6 +137,7 @@ BROKEN = {
     "empty": (b"", "picture-unknown-format", "it is empty"),
     "text": (b"not a picture at all", "picture-unknown-format", "begins with b'not a pi'"),
     "svg": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "picture-unknown-format", "convert it"),
+    "numbers as text": (b"P3 2 2 255\n" + b"9 " * 12, "picture-unknown-format", "b'P3 2 2 2'"),
     "postscript": (b"%!PS-Adobe-3.0 EPSF-3.0\n", "picture-unknown-format", "Expected one of PNG"),
     "sound": (b"RIFF\0\0\0\0WAVEfmt ", "picture-unknown-format", "RIFF"),
     "bomb": (claiming(30_000, 30_000), "picture-too-large", "30000 x 30000 pixels"),

@@ -14,7 +14,7 @@ from edgept.bundle import PREPROCESSOR_NAME
 from edgept.errors import InvalidFileError, UsageError
 from edgept.pictures import Preprocessor, preprocessor, read_picture
 
-FAMILIES = ("ViT", "DeiT", "Beit", "Bit", "CLIP", "Siglip")
+FAMILIES = ("ViT", "DeiT", "Beit", "Bit", "CLIP", "Siglip", "OwlViT")
 # (height, width)
 SIZES = [(64, 64), (61, 103), (240, 97), (224, 224), (300, 500), (1, 1), (7, 300), (301, 3)]
 
@@ -49,13 +49,14 @@ def one_grey_level(processor: Any) -> float:
 def test_values_are_those_of_transformers(family: str, tmp_path: Path) -> None:
     processor = transformers_processor(family)
     ours = saved(processor, tmp_path)
-    assert (ours.height, ours.width) == (224, 224)
+    side = 768 if family == "OwlViT" else 224
+    assert (ours.height, ours.width) == (side, side)
     for height, width in SIZES:
         picture = noise(height, width)
         expected, found = values_of(processor, picture), ours(picture)
         assert found.dtype == np.float32
         assert found.flags.c_contiguous
-        assert found.shape == expected.shape == (3, 224, 224)
+        assert found.shape == expected.shape == (3, side, side)
         assert np.abs(found - expected).max() < one_grey_level(processor), (height, width)
         assert np.array_equal(found, expected)  # more than is promised
 
@@ -156,6 +157,7 @@ VIT = {"image_processor_type": "ViTImageProcessor"}
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "no class": ({"size": 224}, "image_processor_type is None"),
     "another class": ({"image_processor_type": "DonutImageProcessor"}, "'DonutImageProcessor'"),
+    "one that pads": ({"image_processor_type": "Owlv2ImageProcessor"}, "'Owlv2ImageProcessor'"),
     "a bare family": ({"image_processor_type": "ViT"}, "image_processor_type is 'ViT'"),
     "unknown": ({**VIT, "do_solarize": True}, "do_solarize is True"),
     "code": ({**VIT, "auto_map": {"AutoImageProcessor": "evil.Processor"}}, "auto_map"),

@@ -161,6 +161,46 @@ def test_detections_are_those_of_pytorch(model: edgept.Model, bundle: Path, deep
     assert (found.size, found.labels) == ((56, 40), prompt.labels)
 
 
+def test_patches_find_what_the_prompt_asks_for_as_in_transformers(
+    image_bundle_of: Callable[..., Path],
+) -> None:
+    import torch
+    from transformers.models.owlvit.image_processing_pil_owlvit import OwlViTImageProcessorPil
+    from transformers.models.owlvit.modeling_owlvit import OwlViTObjectDetectionOutput
+
+    bundle = image_bundle_of("owlvit")
+    model, frozen = edgept.load(bundle, threads=1), tiny_image_model("owlvit")
+    queries = np.random.default_rng(0).normal(size=(3, HIDDEN)).astype(np.float32)
+    queries /= np.linalg.norm(queries, axis=1, keepdims=True)
+    head = np.concatenate([queries, np.ones((3, 1), np.float32)], axis=1)
+    labels = ("cat", "dog", "emu")
+    prompt = edgept.Prompt({"head.weight": head}, name="pets", task=DETECTS, labels=labels)
+    pixels = Preprocessor.from_bundle(bundle)(Image.fromarray(photo()))
+    with torch.no_grad():
+        maps = frozen.image_embedder(torch.from_numpy(pixels)[None])[
+            0
+        ]  # (1, rows, columns, hidden)
+        features = maps.flatten(1, 2)
+        logits, _ = frozen.class_predictor(features, torch.from_numpy(queries)[None])
+        boxes = frozen.box_predictor(features, maps)
+        expected = OwlViTImageProcessorPil().post_process_object_detection(
+            OwlViTObjectDetectionOutput(logits=logits, pred_boxes=boxes),
+            threshold=0.0,
+            target_sizes=[(40, 56)],
+        )[0]
+    loaded = model.load_prompt(prompt)
+    found = model.detect(photo(), prompt=loaded, threshold=0).found
+    order = expected["scores"].argsort(descending=True, stable=True)
+    assert len(found) == len(order) == 16
+    close([item.score for item in found], expected["scores"][order])
+    corners = expected["boxes"][order].clip(min=0).minimum(torch.tensor([56.0, 40, 56, 40]))
+    close([item.box for item in found], corners)
+    assert [item.label for item in found] == [labels[index] for index in expected["labels"][order]]
+    assert isinstance(model.see(photo(), prompt=loaded), Detections)
+    with pytest.raises(UsageError, match="no head of its own"):
+        model.see(photo())
+
+
 def test_vectors_are_those_of_pytorch(model: edgept.Model, bundle: Path) -> None:
     pixels = Preprocessor.from_bundle(bundle)(Image.fromarray(photo()))
     plain = model.embed_image(photo())

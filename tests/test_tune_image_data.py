@@ -219,6 +219,17 @@ def test_a_folder_of_masks(tmp_path: Path) -> None:
     assert read_picture_data(tmp_path, Settings()).labels == ("road", "sky")
 
 
+def test_held_out_masks_number_the_same_classes(tmp_path: Path) -> None:
+    training, held_out = (mask_folder(tmp_path / name) for name in ("train", "eval"))
+    (training / "labels.txt").write_text("road\nsky\n")
+    data = read_picture_training(training, held_out, Settings())
+    assert picture_labels(*data) == ("road", "sky")
+    (held_out / "labels.txt").write_text("sky\nroad\n")
+    data = read_picture_training(training, held_out, Settings())
+    with pytest.raises(InvalidFileError, match="Give both the same labels"):
+        picture_labels(*data)
+
+
 def with_a_lone_mask(root: Path) -> Path:
     save(mask_folder(root) / "masks" / "b.png", mode="L")
     return root

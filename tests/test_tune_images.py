@@ -23,7 +23,7 @@ import torch
 
 from edgept.cli import main
 from edgept.pictures import read_picture
-from edgept.tune import Backbone, Settings, load_backbone, tune, tune_tasks
+from edgept.tune import Backbone, Columns, Settings, load_backbone, tune, tune_tasks
 
 ROOT = Path(__file__).resolve().parents[1]
 CLASSES = ("blue", "green", "red")
@@ -281,7 +281,8 @@ def test_a_head_alone_is_logistic_regression(tmp_path: Path, backbone: Backbone)
     course.settle(backbone, None)
     learner = course.learner(course.make_job())
     batch = learner.make_batch([*range(6)], 0)
-    learner.loss(batch).backward()
+    loss: Any = learner.loss(batch)
+    loss.backward()
     paths = sorted(data.rglob("*.png"))
     identity = edgept.Prompt(
         {"head.weight": np.eye(48, dtype=np.float32), "head.bias": np.zeros(48, np.float32)},
@@ -292,8 +293,9 @@ def test_a_head_alone_is_logistic_regression(tmp_path: Path, backbone: Backbone)
     right = torch.tensor([CLASSES.index(path.parent.name) for path in paths])
     with torch.no_grad():
         wrong = head(features).softmax(dim=1) - torch.eye(3)[right]  # (pictures, classes)
-    np.testing.assert_allclose(head.weight.grad, wrong.T @ features / 6, atol=1e-6)
-    np.testing.assert_allclose(head.bias.grad, wrong.mean(dim=0), atol=1e-6)
+    found: Any = head
+    np.testing.assert_allclose(found.weight.grad, wrong.T @ features / 6, atol=1e-6)
+    np.testing.assert_allclose(found.bias.grad, wrong.mean(dim=0), atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -329,11 +331,12 @@ def test_a_killed_run_goes_on_to_the_same_bytes(
 def test_a_run_goes_on_from_a_prompt(tmp_path: Path, backbone: Backbone) -> None:
     data = write_coco(tmp_path / "train")
     first, second = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
-    made = tune(backbone, data, first, quick(method="vpt-deep"), evaluation=data).record
+    made = tune(backbone, data, first, quick(method="vpt-shallow"), evaluation=data).record
     settings = Settings(steps=2, eval_every=1, batch_size=4, init=f"prompt:{first}")
     record = tune(backbone, data, second, settings, evaluation=data).record
     assert record["validations"][0]["loss"] == pytest.approx(made["best"]["loss"], rel=1e-6)
-    assert edgept.read_prompt(second).num_virtual_tokens == 3
+    prompt = edgept.read_prompt(second)
+    assert (prompt.num_virtual_tokens, prompt.method) == (3, "vpt_shallow")
     with pytest.raises(UsageError, match="holds prompt_embeds, which --method head"):
         tune(
             backbone,
@@ -424,6 +427,26 @@ def test_settings_for_text_are_refused(
     data = write_folder(tmp_path / "train", rows=3)
     with pytest.raises((UsageError, InvalidFileError), match=expected):
         tune(backbone, data, tmp_path / "p.safetensors", Settings(**options))
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"method": "vpt-deep"}, "--method vpt-deep is for pictures"),
+        ({"task": "object-detection"}, "--task object-detection is for pictures"),
+        ({"projection": 4}, "--projection is for pictures"),
+        ({"flip": True}, "--flip is for pictures"),
+        ({"labels": ("a", "b")}, "--labels is for pictures"),
+        ({"columns": Columns(image="file")}, "--image-column is for pictures"),
+    ],
+)
+def test_settings_for_pictures_are_refused_of_text(
+    options: dict[str, Any], expected: str, tmp_path: Path
+) -> None:
+    data = tmp_path / "train.jsonl"
+    data.write_text('{"text": "x", "label": "y"}')
+    with pytest.raises(UsageError, match=expected):
+        tune(str(tmp_path), data, tmp_path / "p.safetensors", Settings(**options))
 
 
 def test_more_objects_than_virtual_tokens_are_refused(tmp_path: Path, backbone: Backbone) -> None:

@@ -66,6 +66,7 @@ class Runtime(NamedTuple):
 
 RUNTIMES = {
     "edgept": Runtime("edgept, int4", "edgept_int4", "int4"),
+    "edgept-c": Runtime("edgept in C, int4", "edgept_int4", "c"),
     "genai": Runtime("onnxruntime-genai, same file", "genai", "int4"),
     "llama-q4": Runtime("llama.cpp, Q4_0", "llama", "Q4_0"),
     "llama-q8": Runtime("llama.cpp, Q8_0", "llama", "Q8_0"),
@@ -82,5 +83,12 @@ RUNTIMES = {
         "onnxruntime's optimizer, dynamic int8", "encoder_graph", "onnxruntime fused-int8"
     ),
     "encoder-openvino": Runtime("OpenVINO, float32", "encoder_graph", "openvino plain f32"),
+    "vision": Runtime("edgept, float32", "vision", "fp32"),
+    "vision-dynamic": Runtime("edgept, int8-dynamic", "vision", "int8-dynamic"),
+    "vision-onnxruntime": Runtime(
+        "onnxruntime on the plain export, float32", "vision_graph", "onnxruntime"
+    ),
+    "vision-openvino": Runtime("OpenVINO, float32", "vision_graph", "openvino"),
+    "vision-pytorch": Runtime("PyTorch, float32", "vision_graph", "pytorch"),
     "encoder-openvino-bf16": Runtime("OpenVINO, bfloat16", "encoder_graph", "openvino plain bf16"),
 }

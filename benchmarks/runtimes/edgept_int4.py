@@ -1,4 +1,4 @@
-"""edgept on its int4 bundle, and what only it is asked for: residents, batches, ceilings."""
+"""edgept on its int4 bundle, in Python or in C, and what only it is asked for: residents, batches, ceilings."""
 
 import importlib
 import time
@@ -28,12 +28,13 @@ class _Edgept:
     """The public API as a program uses it."""
 
     def __init__(self, files: Files, threads: int, kind: str) -> None:
-        del kind
         importlib.import_module("onnxruntime")
         begin = time.perf_counter()
         import edgept
 
-        self._model = edgept.load(files.bundle, threads=threads)
+        # of the C engine, `ask` is asked and nothing else
+        engine: Any = "c" if kind == "c" else "python"
+        self._model: Any = edgept.load(files.bundle, threads=threads, engine=engine)
         self.load_ms = (time.perf_counter() - begin) * 1e3
         self._files = files
         self._tasks: list[Any] = []
@@ -55,7 +56,8 @@ class _Edgept:
     def cold(self, task: int) -> float:
         prompt = self._model.load_prompt(self._files.prompts[task])
         latency = self._model.generate([1], prompt=prompt, max_new_tokens=1).latency
-        return prompt.load_ms + latency.swap_ms
+        cold: float = prompt.load_ms + latency.swap_ms
+        return cold
 
     def checks(self, task: int) -> float:
         """Milliseconds to read a prompt file and make all checks, without its keys and values."""
@@ -69,7 +71,8 @@ class _Edgept:
         """Milliseconds for a batch whose rows take so many prompts in turn."""
         requests = [(ids, self._tasks[row % prompts]) for row, ids in enumerate(rows)]
         results = self._model.generate_batch(requests, max_new_tokens=new_tokens)
-        return results[0].latency.total_ms
+        total: float = results[0].latency.total_ms
+        return total
 
     def fill(self, count: int) -> float:
         """Keep so many prompts resident; megabytes that they say they take.

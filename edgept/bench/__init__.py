@@ -23,6 +23,7 @@ Code organization:
     └── statistics   percentiles, outliers
     report           what goes to JSON, and back
     html, svg        one self-contained page
+    pictures         the same, shorter, of a bundle that looks at pictures
 
 `edgept.cli.bench` is the command.
 """

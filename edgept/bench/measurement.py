@@ -60,7 +60,7 @@ def measure(
     if manifest.task != "text-generation":
         raise UsageError(
             f"{plan.bundle} is a bundle for {manifest.task}; edgept bench measures text-generation, token "
-            "by token. Bench a bundle for that (edgept export --task text-generation); every answer of "
+            "by token, and models of images. Bench a bundle for that (edgept export --task text-generation); every answer of "
             "'edgept run --json' on this one says how long it took."
         )
     with tempfile.TemporaryDirectory(prefix="edgept-bench-") as name:

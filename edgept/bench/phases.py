@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from edgept.latency import Latency
 
-__all__ = ["LOOP", "TITLES", "Samples", "of_latencies", "of_latency"]
+__all__ = ["LOOP", "TITLES", "Samples", "of_latencies", "of_latency", "of_pictures"]
 
 Samples = dict[str, list[float]]
 """Milliseconds by phase."""
@@ -18,6 +18,8 @@ TITLES: Mapping[str, str] = {
     "swap": "swap",
     "swap_recent": "swap, recent",
     "tokenise": "tokenise",
+    "preprocess": "preprocess",
+    "run": "run",
     "prefill": "prefill",
     "queue": "queue",
     "ttft": "time to first token",
@@ -25,7 +27,10 @@ TITLES: Mapping[str, str] = {
     "end_to_end": "end to end",
 }
 # Those that every request has; the others happen once for a process, a model, a prompt.
-LOOP = ("swap", "tokenise", "prefill", "queue", "ttft", "tpot", "end_to_end")
+LOOP = (
+    *("swap", "tokenise", "preprocess", "run", "prefill"),
+    *("queue", "ttft", "tpot", "end_to_end"),
+)
 
 
 def of_latency(latency: Latency) -> Samples:
@@ -53,3 +58,13 @@ def of_latencies(latencies: Sequence[Latency]) -> Samples:
     if paces:
         samples["tpot"] = [max(paces)]  # the rows step together; one that ends early has fewer
     return samples
+
+
+def of_pictures(latencies: Sequence[Latency]) -> Samples:
+    """The phases of pictures that were seen together, each once for all."""
+    first = latencies[0]
+    return {
+        "swap": [first.swap_ms],
+        "preprocess": [first.preprocess_ms or 0.0],
+        "run": [first.prefill_ms],
+    }

@@ -17,6 +17,7 @@ __all__ = ["PromptFile", "copies", "find_prompts"]
 
 _VIRTUAL_TOKENS = 20  # peft's usual number
 _RANDOM_PROMPTS = 2
+_RANDOM_CLASSES = 10
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,12 @@ def _random_prompt(
     random = np.random.default_rng([seed, number])
     shape = (min(_VIRTUAL_TOKENS, manifest.max_virtual_tokens), manifest.hidden_size)
     rows = random.normal(0, 0.02, shape).astype(np.float32)  # (virtual tokens, hidden)
-    prompt = bind(Prompt({"prompt_embeds": rows}, name=f"random-{number}"), manifest)
+    tensors, task = {"prompt_embeds": rows}, manifest.prompt_tasks[0]
+    if manifest.image is not None:
+        tensors = {"prompt_embeds": rows[None]}
+        head = (_RANDOM_CLASSES, manifest.head_size or manifest.hidden_size)
+        tensors["head.weight"] = random.normal(0, 0.02, head).astype(np.float32)
+    prompt = bind(Prompt(tensors, name=f"random-{number}", task=task), manifest)
     path = folder / f"{prompt.name}.safetensors"
     write_prompt(prompt, path)
     return _describe(prompt, path, random=True), prompt

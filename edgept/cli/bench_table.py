@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from edgept.bench.pictures import PictureReport
     from edgept.bench.report import Report
 
-__all__ = ["show"]
+__all__ = ["show", "show_pictures"]
 
 
 def show(report: "Report") -> None:
@@ -40,7 +41,35 @@ def show(report: "Report") -> None:
     _comparison(console, report)
 
 
-def _phases(console: "Console", report: "Report") -> None:
+def show_pictures(report: "PictureReport") -> None:
+    """The same of a bundle that looks at pictures."""
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    facts, settings, picture = report.bundle, report.settings, report.picture
+    rows = f", {settings.batch} pictures together" if settings.batch > 1 else ""
+    console.print(
+        Text(
+            f"{facts.source}, {facts.precision}, {settings.threads} threads, "
+            f"{settings.providers[0].removesuffix('ExecutionProvider')}; "
+            f"{report.prompts[0].virtual_tokens} virtual tokens, {picture.width} x {picture.height} pixels in "
+            f"{picture.nbytes} bytes{rows}; {settings.loop}\n"
+        ),
+        soft_wrap=True,
+    )
+    _phases(console, report)
+    console.print()
+    style = "green" if report.verdict.word == "steady" else "yellow"
+    console.print(Text(report.verdict.word, style=f"bold {style}"))
+    lines = [*report.verdict.reasons, *report.notes]
+    if report.answers.right:
+        lines.append(f"A → B → A and {report.answers.checked} repeated answers are right")
+    for line in lines:
+        console.print(Text(f"  {line}"), soft_wrap=True)
+
+
+def _phases(console: "Console", report: "Report | PictureReport") -> None:
     from rich.table import Table
     from rich.text import Text
 

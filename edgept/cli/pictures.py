@@ -36,8 +36,8 @@ class Output:
             printed.
         force: whether existing files may be replaced.
         several: whether the prompt's name is said, too.
-        kept: the vectors.
-        failed: errors, one for each picture that could not be read.
+        kept: the vectors, None for a picture that could not be read.
+        failed: pictures that could not be read, and why.
     """
 
     as_json: bool
@@ -46,7 +46,7 @@ class Output:
     force: bool
     several: bool
     kept: list[Any] = field(default_factory=list)
-    failed: list[EdgeptError] = field(default_factory=list)
+    failed: dict[Path, EdgeptError] = field(default_factory=dict)
     _names: set[str] = field(default_factory=set)
 
     def name(self, path: Path, prompt: str) -> str:
@@ -113,12 +113,12 @@ def _look(
 ) -> None:
     for path, name, found in _found(model, paths, prompts, options, vectors=output.vectors):
         if isinstance(found, EdgeptError):
-            _fail(path, found, output)
+            _fail(path, found, output, len(prompts))
             continue
         try:
             saved = [] if output.save is None else _save(path, name, found, output)
         except EdgeptError as error:
-            _fail(path, error, output)
+            _fail(path, error, output, 1)
             continue
         if output.vectors:
             output.kept.append(found)
@@ -169,8 +169,10 @@ def _found(
                 yield path, name, next(answers)
 
 
-def _fail(path: Path, error: EdgeptError, output: Output) -> None:
-    output.failed.append(error)
+def _fail(path: Path, error: EdgeptError, output: Output, prompts: int) -> None:
+    output.failed.setdefault(path, error)
+    if output.vectors:
+        output.kept += [None] * prompts
     if output.as_json:
         click.echo(json.dumps({"input": _shown(path), "error": str(error)}, ensure_ascii=False))
     click.echo(f"error: {error}", err=True)

@@ -1,4 +1,4 @@
-"""edgept prompt: pack, inspect and export prompts."""
+"""edgept prompt: pack, inspect and export prompts; prompt_classes.py makes them of names."""
 
 # ruff: noqa: PTH112  # unlike Path's, these answer False for a path that cannot be examined
 
@@ -13,6 +13,7 @@ import click
 
 from edgept.cli.answer import warn_of_other_base
 from edgept.cli.options import read_labels
+from edgept.cli.prompt_classes import classes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,6 +29,9 @@ _HELP = {"help_option_names": ["-h", "--help"]}
 @click.group(context_settings=_HELP)
 def prompt() -> None:
     """Pack, inspect and export prompts: the task in a kilobyte file."""
+
+
+prompt.add_command(classes)
 
 
 @prompt.command(context_settings=_HELP)
@@ -49,6 +53,12 @@ def prompt() -> None:
     help="Names of a head's classes in order, or a file with one a line; peft records none. "
     "[default: the source's own, else LABEL_0, LABEL_1, …]",
 )
+@click.option(
+    "--task",
+    metavar="TASK",
+    help="What a prompt for an image model is for: image-classification, image-segmentation or "
+    "object-detection. [default: the source's own; of bare tensors what they can be for]",
+)
 @click.option("--force", is_flag=True, help="Replace an existing file.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def pack(
@@ -58,14 +68,17 @@ def pack(
     name: str | None,
     task_index: int | None,
     labels: str | None,
+    task: str | None,
     *,
     force: bool,
     as_json: bool,
 ) -> None:
     """Bind a trained prompt to a bundle and write it as one .safetensors file.
 
-    SOURCE is a peft adapter folder, .safetensors, .pt, .pth, .bin or .npy. Packing claims that the
-    prompt was trained for the bundle's model: peft records no proof of it.
+    SOURCE is a peft adapter folder, .safetensors, .pt, .pth, .bin or .npy; for an image model, tensors
+    prompt_embeds (layers or 1, virtual tokens, hidden), head.weight, head.bias, box.weight and box.bias,
+    those that its task needs. Packing claims that the prompt was trained for the bundle's model: nothing
+    in them proves it.
     """
     from edgept.bundle import find_bundle, read_manifest
     from edgept.prompt_file import write_prompt
@@ -80,6 +93,12 @@ def pack(
                 f"--labels name the classes of a head, and {source} has none. Leave them out."
             )
         loaded = replace(loaded, labels=names)
+    if task is not None:
+        if task not in manifest.prompt_tasks:
+            raise click.UsageError(
+                f"--task {task}: prompts for {manifest.source} are for {', '.join(manifest.prompt_tasks)}."
+            )
+        loaded = replace(loaded, task=task)
     warn_of_other_base(loaded, manifest)
     packed = bind(loaded, manifest)
     write_prompt(packed, output, overwrite=force)
@@ -166,6 +185,9 @@ def export(
 
 def _size(loaded: "Prompt") -> str:
     size = f"{loaded.num_virtual_tokens} virtual tokens"
+    rows = loaded.tensors.get("prompt_embeds")
+    if rows is not None and rows.ndim == 3 and len(rows) > 1:
+        size += f" in each of {len(rows)} layers"
     if "head.weight" in loaded.tensors:
         size += f", {len(loaded.tensors['head.weight'])} classes"
     return size

@@ -14,6 +14,7 @@ from edgept.cli.findings import find, lines, to_json, warning
 from edgept.cli.options import bundle_option, json_option
 from edgept.cli.pictures import Output, list_pictures, look
 from edgept.cli.requests import read_requests, read_text
+from edgept.cli.task_options import ANSWERS, SAYS, WRITES, refuse_options
 from edgept.errors import UsageError
 
 if TYPE_CHECKING:
@@ -24,44 +25,6 @@ __all__ = ["run"]
 
 # Requests of a file that a model reads together.
 _BATCH = 64
-_SAYS = {
-    "text-generation": "generates text",
-    "text2text-generation": "writes a text for another",
-    "text-classification": "classifies texts",
-    "token-classification": "tags texts",
-    "question-answering": "answers questions about a text",
-    "feature-extraction": "makes vectors of texts",
-    "image-classification": "looks at pictures",
-    "image-feature-extraction": "looks at pictures",
-}
-_ANSWERS, _EMBEDS = "question-answering", "feature-extraction"
-_REWRITES = "text2text-generation"
-_WRITES = ("text-generation", _REWRITES)
-_LOOKS = ("image-classification", "image-feature-extraction")
-_CUTS = ("text-classification", "token-classification", _EMBEDS)
-# Options that not every task has, by their name in Python, and the tasks that do.
-_OPTIONS = {
-    "chat": ("text-generation",),
-    "system": ("text-generation",),
-    "max_new_tokens": _WRITES,
-    "temperature": _WRITES,
-    "top_k": (*_WRITES, _ANSWERS),
-    "top_p": _WRITES,
-    "repetition_penalty": _WRITES,
-    "seed": _WRITES,
-    "stop": _WRITES,
-    "num_beams": (_REWRITES,),
-    "length_penalty": (_REWRITES,),
-    "context_file": (_ANSWERS,),
-    "max_answer_len": (_ANSWERS,),
-    "handle_impossible_answer": (_ANSWERS,),
-    "aggregation": ("token-classification",),
-    "truncate": _CUTS,
-    "npy": (_EMBEDS, *_LOOKS),
-    "force": (_EMBEDS, *_LOOKS),
-    "save": _LOOKS,
-    "threshold": _LOOKS,
-}
 
 
 @click.command()
@@ -171,7 +134,11 @@ _OPTIONS = {
     metavar="DIR",
     help="Folder for pictures with boxes, segments or labels drawn on them.",
 )
-@click.option("--npy", type=click.Path(path_type=Path), help="File for vectors, as numpy reads it.")
+@click.option(
+    "--npy",
+    type=click.Path(path_type=Path),
+    help="File for vectors, as numpy reads it; not a number where a picture cannot be read.",
+)
 @click.option("--force", is_flag=True, help="Replace the files of --npy and --save.")
 @click.option("--threads", type=click.IntRange(min=1), help="[default: every core]")
 @click.option(
@@ -242,11 +209,11 @@ def run(
 
     model = load(bundle, threads=threads, providers=providers or None, max_length=max_length)
     task = model.manifest.task
-    _refuse_options(context, task)
-    looks = task in _LOOKS
+    refuse_options(context, task)
+    looks = model.manifest.image is not None
     if len(inputs) > 1 and not looks:
         raise click.UsageError(
-            f"this bundle {_SAYS[task]}; {len(inputs)} arguments were given, expected one TEXT. Put it in "
+            f"this bundle {SAYS[task]}; {len(inputs)} arguments were given, expected one TEXT. Put it in "
             "quotes, or a file's name behind --input."
         )
     text = inputs[0] if inputs else None
@@ -264,7 +231,7 @@ def run(
         "num_beams": num_beams,
         "length_penalty": length_penalty,
     }
-    if task == _ANSWERS:
+    if task == ANSWERS:
         options = {
             "top_k": max(top_k, 1),
             "max_answer_len": max_answer_len,
@@ -272,7 +239,7 @@ def run(
         }
     elif looks:
         options = {"threshold": threshold}
-    elif task not in _WRITES:
+    elif task not in WRITES:
         options = {"truncate": truncate}
         if task == "token-classification":
             options["aggregation"] = aggregation
@@ -286,7 +253,7 @@ def run(
         messages = [{"role": "system", "content": system}] if system is not None else []
         return model.chat([*messages, {"role": "user", "content": request}])
 
-    asks_context = task == _ANSWERS and asked_about is None
+    asks_context = task == ANSWERS and asked_about is None
     if is_session:
         if asks_context:
             raise click.UsageError(
@@ -300,15 +267,15 @@ def run(
     if looks:
         output = Output(as_json, save, npy is not None, force, several=len(loaded) > 1)
         look(model, pictures, answers, options, output)
-        if npy is not None and output.kept:
+        if npy is not None and len(output.failed) < len(pictures):
             _write_vectors(npy, output.kept, force=force)
         if output.failed:
             if len(pictures) > 1:
                 click.echo(f"{len(output.failed)} of {len(pictures)} pictures failed", err=True)
-            context.exit(output.failed[0].exit_code)
+            context.exit(next(iter(output.failed.values())).exit_code)
         return
     requests = read_requests(text, input_file, content, asks_context=asks_context)
-    if task not in _WRITES:
+    if task not in WRITES:
         # a file is read ahead; of stdin, each line is answered as it comes
         size = _BATCH if input_file not in (None, "-") else 1
         vectors = _read(
@@ -391,23 +358,14 @@ def _write_vectors(path: Path, vectors: list[Any], *, force: bool) -> None:
 
     if not vectors:
         raise click.UsageError("there is no text to make a vector of.")
-    array = np.array(vectors, np.float32)
+    found = next(len(vector.vector) for vector in vectors if vector is not None)
+    # a picture that could not be read keeps its row, so that row i is of picture i
+    lacking = np.full(found, np.nan, np.float32)
+    array = np.array([lacking if vector is None else vector for vector in vectors], np.float32)
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
     write_bytes(path, buffer.getvalue(), overwrite=force)
     click.echo(f"{path}: {' x '.join(map(str, array.shape))} float32", err=True)
-
-
-def _refuse_options(context: click.Context, task: str) -> None:
-    """An option of another task is a mistake."""
-    for name, tasks in _OPTIONS.items():
-        if task in tasks:
-            continue
-        if context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT:
-            option = next(item for item in context.command.params if item.name == name)
-            raise click.UsageError(
-                f"this bundle {_SAYS[task]}; {max(option.opts, key=len)} is for {' and '.join(tasks)}."
-            )
 
 
 def _is_terminal() -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from edgept.cli.options import json_option
+from edgept.cli.options import json_option, read_labels
 from edgept.cli.tune_news import bar, show_tasks, show_tuned
 from edgept.cli.workstation import import_export
 
@@ -14,7 +14,7 @@ __all__ = ["tune"]
 
 _METHODS = (
     *("prompt-tuning", "p-tuning", "prefix-tuning", "multitask", "cpt", "head"),
-    *("vpt-shallow", "vpt-deep"),
+    *("vpt-shallow", "vpt-deep", "coop"),
 )
 _TASKS = (
     *("auto", "text-generation", "text2text-generation", "text-classification"),
@@ -39,7 +39,8 @@ _TASKS = (
     type=click.Choice(_METHODS),
     help="prefix-tuning moves a model furthest, prompt-tuning makes the smallest file; head trains a "
     "head alone. For pictures, vpt-deep puts virtual tokens before every layer, vpt-shallow before the "
-    "first.  [default: prompt-tuning; vpt-deep for pictures]",
+    "first; coop learns what stands before a class's name for CLIP.  [default: prompt-tuning; vpt-deep for "
+    "pictures]",
 )
 @click.option(
     "--task",
@@ -65,7 +66,7 @@ _TASKS = (
 )
 @click.option(
     "--labels",
-    metavar="CAT,DOG,…",
+    metavar="NAME,NAME,…|@FILE",
     help="Names of the classes that .npz and masks only number.  [default: the numbers]",
 )
 @click.option("--learning-rate", type=float, help="[default: the method's, measured]")
@@ -169,7 +170,7 @@ def tune(
     columns = {name: value for name, value in columns.items() if value is not None}
     given = {name: value for name, value in options.items() if value is not None}
     if "labels" in given:
-        given["labels"] = tuple(name.strip() for name in given["labels"].split(","))
+        given["labels"] = read_labels(given["labels"])
     if data.suffix.lower() in (".yaml", ".yml"):
         if given or columns or evaluation is not None:
             named = next(iter([*given, *columns, "eval"])).replace("_", "-")

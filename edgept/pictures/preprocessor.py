@@ -26,7 +26,6 @@ _MAX_BYTES = 1 << 20
 _MAX_SIDE = 1 << 14
 
 _IMAGENET_STANDARD = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
-_IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
 _OPENAI_CLIP = {
     "image_mean": [0.48145466, 0.4578275, 0.40821073],
     "image_std": [0.26862954, 0.26130258, 0.27577711],
@@ -66,17 +65,17 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
         "crop_size": _SQUARE_224,
         **_OPENAI_CLIP,
     },
-    "OwlViT": {
-        "size": {"height": 768, "width": 768},
-        "resample": 3,
-        "crop_size": {"height": 768, "width": 768},
-        **_OPENAI_CLIP,
-    },
     "Siglip": {
         "size": _SQUARE_224,
         "default_to_square": False,
         "resample": 3,
         **_IMAGENET_STANDARD,
+    },
+    "OwlViT": {
+        "size": {"height": 768, "width": 768},
+        "resample": 3,
+        "crop_size": {"height": 768, "width": 768},
+        **_OPENAI_CLIP,
     },
 }
 # Settings that change no pixel here: pictures come as RGB, one by one, and the rest is about tensors.
@@ -241,8 +240,11 @@ class Preprocessor:
         pixels = np.asarray(picture)  # (height, width, 3) uint8
         if not whole and self._crop is not None:
             pixels = _crop_center(pixels, self.height, self.width)
-        # one look-up a pixel: 256 levels take few values
-        return np.stack([levels[pixels[..., c]] for c, levels in enumerate(self._levels)])
+        values = np.empty((3, self.height, self.width), np.float32)
+        for channel, levels in enumerate(self._levels):
+            # a level is never outside its table, so "clip" only saves the check
+            np.take(levels, pixels[..., channel], out=values[channel], mode="clip")
+        return values
 
     def _resized(self, picture: Image.Image) -> Image.Image:
         if self._size is None:

@@ -43,7 +43,8 @@ _OPENERS: dict[str, tuple[tuple[bytes, ...], Callable[[BytesIO], Image.Image]]] 
     "TIFF": ((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), TiffImagePlugin.TiffImageFile),
     "GIF": ((b"GIF87a", b"GIF89a"), GifImagePlugin.GifImageFile),
     "BMP": ((b"BM",), BmpImagePlugin.BmpImageFile),
-    "PPM": ((b"P1", b"P2", b"P3", b"P4", b"P5", b"P6"), PpmImagePlugin.PpmImageFile),
+    # not P1 to P3, numbers as text: reading them takes minutes
+    "PPM": ((b"P4", b"P5", b"P6"), PpmImagePlugin.PpmImageFile),
 }
 # EXIF's orientation to what makes it upright.
 _UPRIGHT = {
@@ -127,7 +128,7 @@ def _finish(picture: Image.Image, name: str, form: str = "picture") -> Image.Ima
             picture = _of_16_bits(picture, name)
         if picture.mode in ("F", "LAB"):
             raise _refuse_mode(name, picture.mode)
-        rgb = picture.convert("RGB")
+        rgb = picture if picture.mode == "RGB" else picture.convert("RGB")
         return rgb.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else rgb
     except InvalidFileError:
         raise

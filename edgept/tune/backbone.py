@@ -1,6 +1,7 @@
 """The frozen model, loaded once for any number of tasks."""
 
 import json
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +13,6 @@ import torch
 from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import logging
 
-from edgept.bundle import PREPROCESSOR_NAME
 from edgept.errors import MissingDependencyError, UsageError
 from edgept.export.encoder_exporter import padding_id
 from edgept.export.families import ENCODERS, VISION
@@ -76,11 +76,12 @@ class Backbone:
         return [] if eos is None else [int(eos)]
 
 
-def reads_pictures(model: str | Backbone) -> bool:
+def reads_pictures(model: str | Backbone, data: str | os.PathLike[str]) -> bool:
     """Whether a model is one for pictures, by its configuration.
 
     Args:
         model: local transformers folder, hub id, or a loaded model.
+        data: to learn from; .jsonl has no pictures, so the hub is not asked.
     """
     if isinstance(model, Backbone):
         return model.vision is not None
@@ -88,6 +89,8 @@ def reads_pictures(model: str | Backbone) -> bool:
         if Path(model).exists():
             config = json.loads((Path(model) / "config.json").read_text(encoding="utf-8"))
             return config["model_type"] in VISION
+        if Path(data).suffix.lower() in (".jsonl", ".ndjson"):
+            return False
         return AutoConfig.from_pretrained(model, trust_remote_code=False).model_type in VISION
     except (OSError, ValueError, KeyError, TypeError):
         return False  # what is wrong with it is said where it is loaded
@@ -148,20 +151,14 @@ def load_backbone(
 
 
 def _load_vision(source: ModelSource, precision: str, device: str) -> Backbone:
+    from edgept.export.image_preprocessor import read_preprocessor
     from edgept.export.prompted_vision import PromptedVision
-    from edgept.pictures import Preprocessor
 
     with silent():
         frozen = load_frozen(source)
     identity = fingerprint(frozen)
     vision = PromptedVision(frozen, VISION[source.config.model_type])
-    preprocessor = Preprocessor.from_file(source.folder / PREPROCESSOR_NAME)
-    wanted = (vision.geometry.height, vision.geometry.width)
-    if (preprocessor.height, preprocessor.width) != wanted:
-        raise UsageError(
-            f"{source.location}: {PREPROCESSOR_NAME} makes pictures of {preprocessor.height} x "
-            f"{preprocessor.width} pixels, the model takes {wanted[0]} x {wanted[1]}. Correct its size."
-        )
+    preprocessor, _ = read_preprocessor(source, vision.geometry)
     frozen.to(device=device, dtype=torch.bfloat16 if precision == "bf16" else torch.float32)
     return Backbone(
         source,

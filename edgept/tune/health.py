@@ -16,8 +16,8 @@ _NOT_MOVED = {
     "head": "A head alone moves what the model has: raise --head-learning-rate, or tune a prompt with "
     "it (--method prompt-tuning).",
 }
-_VISUAL = ("vpt-shallow", "vpt-deep")
-_OTHERWISE = {"vpt-shallow": ", or take --method vpt-deep", "vpt-deep": ""}
+_VISUAL = ("vpt-shallow", "vpt-deep", "coop")
+_OTHERWISE = {"vpt-shallow": ", or take --method vpt-deep", "vpt-deep": "", "coop": ""}
 
 
 def judge(

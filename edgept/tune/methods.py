@@ -28,6 +28,7 @@ PEFT_NAMES = {
     "head": "head",
     "vpt-shallow": "vpt_shallow",
     "vpt-deep": "vpt_deep",
+    "coop": "coop",
 }
 # what goes on from a prompt file is put there afterwards, see start.py
 _PEFT_TASKS = {

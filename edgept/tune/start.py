@@ -50,7 +50,7 @@ def read_start(settings: Settings) -> Prompt | None:
 
 
 def with_start(settings: Settings, start: Prompt | None) -> Settings:
-    """The settings with the length of the prompt that the run begins from.
+    """The settings with the length of the prompt that the run begins from, and a visual prompt's depth.
 
     Raises:
         UsageError: another one was asked for.
@@ -62,6 +62,9 @@ def with_start(settings: Settings, start: Prompt | None) -> Settings:
             f"the prompt {start.name!r} has {start.num_virtual_tokens} virtual tokens, and "
             f"{settings.virtual_tokens} were asked for. Leave --virtual-tokens out."
         )
+    rows = start.tensors.get("prompt_embeds")
+    if rows is not None and rows.ndim == 3:  # a visual prompt says by its tables which it is
+        settings = replace(settings, method="vpt-deep" if len(rows) > 1 else "vpt-shallow")
     return replace(settings, virtual_tokens=start.num_virtual_tokens)
 
 

@@ -63,6 +63,11 @@ class TextCourse:
 
     def settle(self, backbone: Backbone, bundle: str | os.PathLike[str] | None) -> None:
         """Check method, labels, the prompt to begin from, and the bundle."""
+        if backbone.vision is not None:
+            raise UsageError(
+                f"{backbone.source.name} reads pictures, and {self.training.path} has rows of text. Give "
+                "pictures, or a model that reads text."
+            )
         check_method(backbone, self.settings)
         if backbone.task == "text-classification" and not self._labels:
             self._labels = label_names(self.training, self.held_out)
@@ -134,6 +139,7 @@ def _check_settings(settings: Settings) -> None:
         (f"--method {settings.method}", settings.method in PICTURE_METHODS),
         (f"--task {settings.task}", settings.task in PICTURE_TASKS),
         ("--projection", settings.projection is not None),
+        ("--template", settings.template is not None),
         ("--flip", settings.flip),
         ("--labels", bool(settings.labels)),
         ("--image-column", settings.columns.image != Settings().columns.image),

@@ -93,9 +93,7 @@ def tune(
     settings = settings or Settings()
     if evaluation is not None and settings.eval_split is not None:
         raise UsageError("an evaluation file and an evaluation split are both given; give one.")
-    if bundle is not None and evaluation is None and settings.eval_split is None:
-        raise UsageError("a bundle is compared on held-out rows. Give --eval or --eval-split, too.")
-    sees = reads_pictures(model)
+    sees = reads_pictures(model, data)
     if sees:
         settings = settings.for_pictures()
     start = read_start(settings)
@@ -103,6 +101,8 @@ def tune(
     places = Places.of(output)
     make_course = PictureCourse if sees else TextCourse
     course: Course = make_course(data, evaluation, settings, start)
+    if bundle is not None and course.held_out is None:
+        raise UsageError("a bundle is compared on held-out rows. Give --eval or --eval-split, too.")
     targets = places.prompts(course.tasks)
     places.check(targets, resume=resume, force=force)
     # cuBLAS reads it once, when the GPU is first used: equal sums in equal runs
@@ -188,9 +188,10 @@ def _repeatable(backbone: Backbone) -> Iterator[None]:
         with torch.random.fork_rng(devices=gpus):
             yield
     except torch.OutOfMemoryError as error:
+        shorter = ", shorten rows with --max-length, or use --checkpoint-activations"
         raise EdgeptError(
             f"memory ran out ({str(error).splitlines()[0]}). Lower --batch-size and raise --accumulate "
-            "by as much, shorten rows with --max-length, or use --checkpoint-activations."
+            f"by as much{shorter if backbone.vision is None else ''}."
         ) from error
     finally:
         torch.use_deterministic_algorithms(was_deterministic)

@@ -24,6 +24,7 @@ struct edgept_bundle {
     void *table; /* tokenizer.bin; NULL without one */
     struct edgept_tokenizer *tokenizer;
     atomic_ullong prompts; /* that were loaded, so that each has a number of its own */
+    atomic_uint effective; /* kinds of prompts that were seen to reach the output; effect.c */
     char (*cache_names)[EDGEPT_CACHE_NAME_BYTES]; /* of each side, key and value of each layer in turn */
 };
 

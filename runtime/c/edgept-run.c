@@ -12,6 +12,7 @@
 #include <string.h>
 
 #define MAX_IDS 65536
+#define MAX_STOPS 16
 
 static const char usage[] =
     "usage: edgept-run [OPTION]... TEXT\n"
@@ -25,6 +26,7 @@ static const char usage[] =
     "  -n, --max-new-tokens N  default 256\n"
     "      --temperature T     default 0, greedy\n"
     "      --top-k K, --top-p P, --repetition-penalty R, --seed S\n"
+    "      --stop TEXT         end before this text; as often as wanted\n"
     "      --threads N         default: every core\n"
     "      --provider NAME     onnxruntime's execution provider; default CPUExecutionProvider\n"
     "      --check             compare every file with its hash first\n"
@@ -34,6 +36,7 @@ static const char usage[] =
 struct arguments {
     const char *bundle, *prompt, *pair, *text, *provider;
     int ids, check, timings, threads;
+    const char *stops[MAX_STOPS];
     struct edgept_generate_options generate;
 };
 
@@ -112,6 +115,8 @@ static void parse(int argc, char **argv, struct arguments *arguments)
                 arguments->pair = value;
             else if (strcmp(option, "--provider") == 0)
                 arguments->provider = value;
+            else if (strcmp(option, "--stop") == 0 && generate->stop_string_count < MAX_STOPS)
+                arguments->stops[generate->stop_string_count++] = value;
             else if (strcmp(option, "--threads") == 0)
                 arguments->threads = (int)to_whole(option, value, INT_MAX);
             else if (strcmp(option, "-n") == 0 || strcmp(option, "--max-new-tokens") == 0)
@@ -130,6 +135,7 @@ static void parse(int argc, char **argv, struct arguments *arguments)
                 stop("unknown option ", option);
         }
     }
+    arguments->generate.stop_strings = arguments->stops;
     if (arguments->text == NULL)
         stop("no text", "");
 }
@@ -181,14 +187,13 @@ static enum edgept_status write_text(struct edgept_session *session, const struc
                                      struct edgept_latency *latency, struct edgept_error *error)
 {
     struct edgept_generation made;
-    const char *text;
     enum edgept_status status;
     if (arguments->ids) {
         arguments->generate.on_token = show_id;
         status = edgept_session_generate(session, prompt, ids, count, &arguments->generate, &made, error);
     } else {
         arguments->generate.on_text = show_text;
-        status = edgept_session_ask(session, prompt, arguments->text, &arguments->generate, &text, &made, error);
+        status = edgept_session_ask(session, prompt, arguments->text, &arguments->generate, &made, error);
     }
     if (status == EDGEPT_OK) {
         putchar('\n');

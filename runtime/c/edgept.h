@@ -13,16 +13,16 @@
  *         struct edgept_session *session = NULL;
  *         struct edgept_generation made;
  *         struct edgept_error error;
- *         const char *text = "", *question = "Where is my parcel?";
+ *         const char *question = "Where is my parcel?";
  *
  *         if (edgept_bundle_open("bundle", NULL, &bundle, &error) ||
  *             edgept_prompt_load(bundle, "spanish.safetensors", &spanish, &error) ||
  *             edgept_prompt_load(bundle, "billing.safetensors", &billing, &error) ||
  *             edgept_session_create(bundle, &session, &error) ||
- *             edgept_session_ask(session, spanish, question, NULL, &text, &made, &error) ||
- *             puts(text) < 0 ||
- *             edgept_session_ask(session, billing, question, NULL, &text, &made, &error) ||
- *             puts(text) < 0)
+ *             edgept_session_ask(session, spanish, question, NULL, &made, &error) ||
+ *             puts(made.text) < 0 ||
+ *             edgept_session_ask(session, billing, question, NULL, &made, &error) ||
+ *             puts(made.text) < 0)
  *             fprintf(stderr, "%s\n", error.message);
  *         edgept_session_free(session);
  *         edgept_prompt_free(spanish);
@@ -178,8 +178,8 @@ EDGEPT_API double edgept_bundle_load_ms(const struct edgept_bundle *bundle);
 struct edgept_prompt;
 
 /*
- * Read a prompt file, check that it belongs to the bundle, and make it resident. That a prompt changes what
- * the model answers is not checked here; the Python runtime does that when it loads one.
+ * Read a prompt file, check that it belongs to the bundle, and make it resident. The first one of its kind
+ * (rows; keys and values) is run, and refused where the model's output does not depend on it.
  */
 EDGEPT_API enum edgept_status edgept_prompt_load(struct edgept_bundle *bundle, const char *path,
                                                  struct edgept_prompt **prompt,
@@ -236,7 +236,7 @@ struct edgept_latency {
 
 enum edgept_finish {
     EDGEPT_FINISH_EOS = 0,       /* an end-of-text token of the bundle's */
-    EDGEPT_FINISH_STOP = 1,      /* a stop id, or on_token said so */
+    EDGEPT_FINISH_STOP = 1,      /* a stop id or a stop string, or a callback said so */
     EDGEPT_FINISH_LENGTH = 2,    /* max_new_tokens */
     EDGEPT_FINISH_FULL = 3,      /* the longest sequence */
     EDGEPT_FINISH_CANCELLED = 4  /* edgept_session_cancel */
@@ -252,14 +252,20 @@ struct edgept_generate_options {
     double repetition_penalty; /* above 1 makes tokens of the text less probable; 0: off */
     const int64_t *stop_ids;   /* end it too, like the bundle's own end-of-text ids */
     size_t stop_count;
+    const char *const *stop_strings; /* texts that end it; they and what follows are not in the text */
+    size_t stop_string_count;
     int (*on_token)(void *user, int64_t token); /* called with each new token; not 0 ends it */
-    int (*on_text)(void *user, const char *piece); /* of edgept_session_ask: with each piece of text */
+    int (*on_text)(void *user, const char *piece); /* with each piece of text, in whole characters, as soon
+                                                      as it is certain; not 0 ends it. It and stop strings
+                                                      need a bundle with a tokenizer.bin */
     void *user;
 };
 
 struct edgept_generation {
     const int64_t *ids; /* the new tokens, an end-of-text token included; until the session's next call */
     size_t count;
+    const char *text; /* of the new tokens, without special and end-of-text tokens; until then, too. NULL:
+                         the bundle has no tokenizer.bin */
     enum edgept_finish finish;
     struct edgept_latency latency;
 };
@@ -311,16 +317,12 @@ EDGEPT_API enum edgept_status edgept_session_decode(struct edgept_session *sessi
                                                     size_t count, const char **text,
                                                     struct edgept_error *error);
 
-/*
- * Generate from a text: edgept_session_encode with special tokens, edgept_session_generate, and
- * edgept_session_decode. on_text is called with whole characters as soon as they are certain. text is
- * the session's, until its next text.
- */
+/* Generate from a text: edgept_session_encode with special tokens, and edgept_session_generate. */
 EDGEPT_API enum edgept_status edgept_session_ask(struct edgept_session *session,
                                                  const struct edgept_prompt *prompt,
                                                  const char *question,
                                                  const struct edgept_generate_options *options,
-                                                 const char **text, struct edgept_generation *generation,
+                                                 struct edgept_generation *generation,
                                                  struct edgept_error *error);
 
 /* ---- models that read and do not write ----------------------------------------------------------- */

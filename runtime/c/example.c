@@ -16,7 +16,6 @@ int main(int argc, char **argv)
     struct edgept_session *session = NULL;
     struct edgept_generation made;
     struct edgept_error error;
-    const char *text;
 
     if (argc < 4) {
         fprintf(stderr, "usage: %s BUNDLE QUESTION PROMPT...\n", argv[0]);
@@ -30,7 +29,7 @@ int main(int argc, char **argv)
         status = edgept_prompt_load(bundle, argv[i], &prompt, &error);
         if (status == EDGEPT_OK) {
             printf("%s: ", edgept_prompt_name(prompt));
-            status = edgept_session_ask(session, prompt, argv[2], &options, &text, &made, &error);
+            status = edgept_session_ask(session, prompt, argv[2], &options, &made, &error);
         }
         if (status == EDGEPT_OK)
             printf("\n    first token %.1f ms, then %.2f ms each\n", made.latency.ttft_ms,

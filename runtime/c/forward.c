@@ -182,10 +182,10 @@ static enum edgept_status run(struct edgept_session *session, const struct edgep
     if (status)
         return status;
     found->values = edgept_session_output(session, count);
-    return check_finite(found->values, count, error);
+    return EDGEPT_OK;
 }
 
-enum edgept_status edgept_session_outputs(struct edgept_session *session, const struct edgept_prompt *prompt,
+enum edgept_status edgept_forward_outputs(struct edgept_session *session, const struct edgept_prompt *prompt,
                                           const int64_t *ids, const int64_t *type_ids, size_t count,
                                           struct edgept_outputs *outputs, struct edgept_error *error)
 {
@@ -210,6 +210,19 @@ enum edgept_status edgept_session_outputs(struct edgept_session *session, const 
     found.latency.input_tokens = count;
     *outputs = found;
     return EDGEPT_OK;
+}
+
+enum edgept_status edgept_session_outputs(struct edgept_session *session, const struct edgept_prompt *prompt,
+                                          const int64_t *ids, const int64_t *type_ids, size_t count,
+                                          struct edgept_outputs *outputs, struct edgept_error *error)
+{
+    struct edgept_outputs found;
+    enum edgept_status status = edgept_forward_outputs(session, prompt, ids, type_ids, count, &found, error);
+    if (status == EDGEPT_OK)
+        status = check_finite(found.values, found.rows * found.width, error);
+    if (status == EDGEPT_OK)
+        *outputs = found;
+    return status;
 }
 
 enum edgept_status edgept_forward_keys_and_values(struct edgept_session *session,

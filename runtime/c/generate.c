@@ -1,4 +1,5 @@
 /* generate.c - the loop: from a request to tokens, one at a time. */
+#include "answer.h"
 #include "cache.h"
 #include "error.h"
 #include "rules.h"
@@ -81,15 +82,24 @@ static size_t room_of(const struct edgept_session *session, const struct edgept_
     return session->bundle->max_length > taken ? session->bundle->max_length - taken : 0;
 }
 
-/* Whether a new token, the count-th, ends the generation, and why. */
-static bool ends(struct edgept_session *session, const struct edgept_generate_options *options,
-                 size_t most, size_t room, struct edgept_generation *said, int64_t token)
+/* Take a new token, the count-th: its text, whether it ends the generation, and why. */
+static enum edgept_status take(struct edgept_session *session, const struct edgept_generate_options *options,
+                               size_t most, size_t room, int64_t token, struct edgept_generation *said,
+                               bool *has_ended, struct edgept_error *error)
 {
     const struct edgept_ids *eos = &session->bundle->facts.eos_token_ids;
-    bool stops = options->on_token != NULL && options->on_token(options->user, token) != 0;
-    if (holds(eos->ids, eos->count, token))
+    bool is_eos = holds(eos->ids, eos->count, token), stops = false;
+    bool is_stop = holds(options->stop_ids, options->stop_count, token);
+    bool was_told = options->on_token != NULL && options->on_token(options->user, token) != 0;
+    enum edgept_status status = EDGEPT_OK;
+    if (!is_eos && !is_stop) /* whose own text is none of the answer */
+        status = edgept_answer_add(session, token, &stops, error);
+    if (status)
+        return status;
+    *has_ended = true;
+    if (is_eos)
         said->finish = EDGEPT_FINISH_EOS;
-    else if (stops || holds(options->stop_ids, options->stop_count, token))
+    else if (is_stop || was_told || stops)
         said->finish = EDGEPT_FINISH_STOP;
     else if (said->count >= most)
         said->finish = EDGEPT_FINISH_LENGTH;
@@ -98,8 +108,13 @@ static bool ends(struct edgept_session *session, const struct edgept_generate_op
     else if (atomic_load(&session->cancelled))
         said->finish = EDGEPT_FINISH_CANCELLED;
     else
-        return false;
-    return true;
+        *has_ended = false;
+    stops = false;
+    if (*has_ended)
+        status = edgept_answer_finish(session, &stops, error);
+    if (stops)
+        said->finish = EDGEPT_FINISH_STOP;
+    return status;
 }
 
 /* Tokens until one ends it; `said` gets them. */
@@ -110,7 +125,7 @@ static enum edgept_status loop(struct edgept_session *session, const struct edge
     int64_t *tokens = session->tokens.data, token;
     size_t longest = most < room + 1 ? most : room + 1;
     double first = 0;
-    for (;;) {
+    for (bool has_ended = false;;) {
         enum edgept_status status = EDGEPT_OK;
         if (session->bundle->facts.task == EDGEPT_SEQ2SEQ)
             logits = edgept_rules_apply(session, logits, tokens, said->count, longest);
@@ -125,8 +140,9 @@ static enum edgept_status loop(struct edgept_session *session, const struct edge
         } else {
             said->latency.tpot_ms = (now - first) / (double)(said->count - 1);
         }
-        if (ends(session, options, most, room, said, token))
-            return EDGEPT_OK;
+        status = take(session, options, most, room, token, said, &has_ended, error);
+        if (status || has_ended)
+            return status;
         status = step(session, token, &logits, error);
         if (status)
             return status;
@@ -150,6 +166,8 @@ enum edgept_status edgept_session_generate(struct edgept_session *session,
     size_t room = room_of(session, prompt, count), longest = most < room + 1 ? most : room + 1;
     enum edgept_status status = edgept_sampler_check(options, error);
     if (status == EDGEPT_OK)
+        status = edgept_answer_begin(session, options, error);
+    if (status == EDGEPT_OK)
         status = begin(session, prompt, ids, count, longest, &logits, error);
     double prefilled = edgept_now_ms();
     session->has_begun = false; /* what follows is not for edgept_session_step */
@@ -172,6 +190,7 @@ enum edgept_status edgept_session_generate(struct edgept_session *session,
     if (status)
         return status;
     said.ids = session->tokens.data;
+    said.text = edgept_answer_text(session);
     said.latency.virtual_tokens = prompt == NULL ? 0 : prompt->virtual_tokens;
     said.latency.input_tokens = count;
     said.latency.new_tokens = said.count;

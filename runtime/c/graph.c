@@ -22,13 +22,36 @@ enum edgept_status edgept_graph_check(const OrtApi *api, OrtStatus *status, stru
 
 /* ---- opening ---- */
 
+/* Whether this onnxruntime has a provider; those that are not built in go by short names, "XNNPACK". */
+static enum edgept_status check_provider(const OrtApi *api, const char *name, struct edgept_error *error)
+{
+    static const char ending[] = "ExecutionProvider";
+    size_t length = strlen(name), end = sizeof ending - 1;
+    char **available = NULL;
+    int count = 0;
+    bool is_there = length < end || strcmp(name + length - end, ending) != 0;
+    enum edgept_status status = edgept_graph_check(api, api->GetAvailableProviders(&available, &count), error);
+    if (status)
+        return status;
+    for (int i = 0; i < count; i++)
+        is_there |= strcmp(available[i], name) == 0;
+    edgept_graph_check(api, api->ReleaseAvailableProviders(available, count), NULL);
+    if (is_there)
+        return EDGEPT_OK;
+    return edgept_fail(error, EDGEPT_USAGE, "",
+                       "this onnxruntime has no %s. Install the build for this device, or choose other providers.",
+                       name);
+}
+
 static enum edgept_status add_provider(const OrtApi *api, OrtSessionOptions *options,
                                        const struct edgept_provider *provider,
                                        struct edgept_error *error)
 {
-    enum edgept_status status;
+    enum edgept_status status = check_provider(api, provider->name, error);
     const char *const *keys = provider->keys, *const *values = provider->values;
     size_t count = provider->option_count;
+    if (status)
+        return status;
     if (strcmp(provider->name, "CUDAExecutionProvider") == 0) {
         OrtCUDAProviderOptionsV2 *cuda = NULL;
         status = edgept_graph_check(api, api->CreateCUDAProviderOptions(&cuda), error);

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "effect.h"
 #include "error.h"
 #include "half.h"
 #include "session.h"
@@ -222,6 +223,8 @@ enum edgept_status edgept_prompt_bind(struct edgept_bundle *bundle, const struct
         status = keep_head(prompt, file, error);
     if (status == EDGEPT_OK)
         status = keep_inputs(prompt, file, error);
+    if (status == EDGEPT_OK)
+        status = edgept_effect_check(bundle, prompt, error);
     prompt->load_ms = edgept_now_ms() - started;
     if (status)
         edgept_prompt_free(prompt);

@@ -83,7 +83,7 @@ void edgept_session_free(struct edgept_session *session)
         &session->cache.slabs[0], &session->cache.slabs[1], &session->ids,         &session->types,
         &session->mask,           &session->raw,            &session->values,      &session->tokens,
         &session->cross,          &session->source_mask,    &session->sampler.seen, &session->sampler.scores,
-        &session->sampler.weights, &session->sampler.order};
+        &session->sampler.weights, &session->sampler.order,  &session->answer.text};
     for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++)
         edgept_session_drop(session, buffers[i]);
     edgept_workspace_free(session->workspace);

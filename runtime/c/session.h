@@ -24,6 +24,15 @@ struct edgept_sampler {
     struct edgept_buffer order;   /* uint32_t: ids, most probable first as far as is needed */
 };
 
+/* The text of one generation as it grows; nothing of it is used without a tokenizer. */
+struct edgept_answer {
+    const struct edgept_generate_options *options;
+    struct edgept_buffer text; /* char: what was shown, what is held back, room for a zero */
+    size_t size, shown;        /* bytes: all of it, and those that were shown */
+    bool was_stopped;          /* a stop string was found: the text ends there */
+    bool is_quiet;             /* on_text ended it: it is not called again */
+};
+
 /*
  * The key/value cache of one sequence. Where the graph shares its buffer, past and present are the same
  * tensors, of `capacity` columns. Where it does not, two slabs take turns as input and output, and the
@@ -48,6 +57,7 @@ struct edgept_session {
     size_t source;                                              /* its length */
     int64_t keep;                                               /* logits_to_keep: 1 */
     struct edgept_sampler sampler;
+    struct edgept_answer answer;
     struct edgept_workspace *workspace;                 /* the tokenizer's; NULL without one */
     struct edgept_text_stream *stream;
     bool has_begun;                                     /* there is a sequence for a next step */
@@ -87,6 +97,11 @@ enum edgept_status edgept_seq2seq_begin(struct edgept_session *session, const st
                                         const float **logits, struct edgept_error *error);
 enum edgept_status edgept_seq2seq_step(struct edgept_session *session, int64_t id, const float **logits,
                                        struct edgept_error *error);
+
+/* edgept_session_outputs, whose values may be no numbers. */
+enum edgept_status edgept_forward_outputs(struct edgept_session *session, const struct edgept_prompt *prompt,
+                                          const int64_t *ids, const int64_t *type_ids, size_t count,
+                                          struct edgept_outputs *outputs, struct edgept_error *error);
 
 /* Run a prompt's rows once; its keys and values get written where it has memory for them. */
 enum edgept_status edgept_session_keys_and_values(struct edgept_session *session,

@@ -14,8 +14,9 @@ set -eu
 release=${EDGEPT_DEBIAN_RELEASE:-trixie}
 
 if [ "${1:-}" = --packages ]; then # before another option
+    apt-get update
     apt-get install --yes --no-install-recommends \
-        gcc g++ make cmake pkg-config clang libclang-rt-14-dev valgrind \
+        gcc g++ make cmake pkg-config clang libclang-rt-dev valgrind \
         gcc-aarch64-linux-gnu libc6-dev-arm64-cross libstdc++6-arm64-cross
     shift
 fi

@@ -13,7 +13,7 @@
 
 #define MAX_TABLE_BYTES ((off_t)256 << 20)
 
-static enum edgept_status failed(enum edgept_text_status status, struct edgept_error *error)
+enum edgept_status edgept_text_check(enum edgept_text_status status, struct edgept_error *error)
 {
     switch (status) {
     case EDGEPT_TEXT_OK:
@@ -64,7 +64,7 @@ enum edgept_status edgept_text_open(struct edgept_bundle *bundle, const char *fo
     if (status == EDGEPT_TEXT_MALFORMED)
         return edgept_fail(error, EDGEPT_INVALID_FILE, "tokenizer-malformed",
                            "%s: %s. Copy the bundle again, or export again.", path, reason);
-    return failed(status, error);
+    return edgept_text_check(status, error);
 }
 
 enum edgept_status edgept_text_begin(struct edgept_session *session, struct edgept_error *error)
@@ -72,7 +72,7 @@ enum edgept_status edgept_text_begin(struct edgept_session *session, struct edge
     enum edgept_text_status status = edgept_workspace_create(&session->workspace);
     if (status == EDGEPT_TEXT_OK)
         status = edgept_text_stream_create(session->bundle->tokenizer, 1, &session->stream);
-    return failed(status, error);
+    return edgept_text_check(status, error);
 }
 
 static enum edgept_status check(const struct edgept_session *session, struct edgept_error *error)
@@ -100,7 +100,7 @@ enum edgept_status edgept_session_encode(struct edgept_session *session, const c
                                            strlen(pair), special_tokens, &found);
     if (encoded == EDGEPT_TEXT_OK)
         *tokens = (struct edgept_text){found.ids, found.types, found.count};
-    return failed(encoded, error);
+    return edgept_text_check(encoded, error);
 }
 
 enum edgept_status edgept_session_decode(struct edgept_session *session, const int64_t *ids, size_t count,
@@ -110,72 +110,28 @@ enum edgept_status edgept_session_decode(struct edgept_session *session, const i
     enum edgept_status status = check(session, error);
     if (status)
         return status;
-    return failed(edgept_tokenizer_decode(session->bundle->tokenizer, session->workspace, ids, count, 1, text,
-                                          &size),
-                  error);
-}
-
-/* Passes tokens on as text. */
-struct streaming {
-    struct edgept_session *session;
-    const struct edgept_generate_options *options;
-    enum edgept_text_status status;
-    bool has_ended; /* on_text said so: it is not called again */
-};
-
-static int pass_on(void *user, int64_t token)
-{
-    struct streaming *streaming = user;
-    const struct edgept_generate_options *options = streaming->options;
-    const char *piece;
-    size_t size;
-    int ends = options->on_token != NULL && options->on_token(options->user, token) != 0;
-    streaming->status = edgept_text_stream_push(streaming->session->stream, token, &piece, &size);
-    if (streaming->status != EDGEPT_TEXT_OK)
-        return 1;
-    streaming->has_ended = size > 0 && options->on_text(options->user, piece) != 0;
-    return ends || streaming->has_ended;
+    return edgept_text_check(
+        edgept_tokenizer_decode(session->bundle->tokenizer, session->workspace, ids, count, 1, text, &size), error);
 }
 
 enum edgept_status edgept_session_ask(struct edgept_session *session, const struct edgept_prompt *prompt,
                                       const char *question, const struct edgept_generate_options *options,
-                                      const char **text, struct edgept_generation *generation,
-                                      struct edgept_error *error)
+                                      struct edgept_generation *generation, struct edgept_error *error)
 {
     double started = edgept_now_ms();
-    struct edgept_generate_options chosen = {.max_new_tokens = 0};
-    struct streaming streaming = {session, options, EDGEPT_TEXT_OK, false};
     struct edgept_generation made;
     struct edgept_text tokens;
-    const char *piece;
-    size_t size;
     enum edgept_status status = edgept_session_encode(session, question, NULL, 1, &tokens, error);
     if (status)
         return status;
     double tokenized = edgept_now_ms() - started;
-    if (options != NULL)
-        chosen = *options;
-    bool streams = chosen.on_text != NULL;
-    if (streams) {
-        edgept_text_stream_reset(session->stream);
-        chosen.on_token = pass_on;
-        chosen.user = &streaming;
-    }
-    status = edgept_session_generate(session, prompt, tokens.ids, tokens.count, &chosen, &made, error);
-    if (status == EDGEPT_OK && streams && streaming.status == EDGEPT_TEXT_OK)
-        streaming.status = edgept_text_stream_finish(session->stream, &piece, &size);
-    if (status == EDGEPT_OK)
-        status = failed(streaming.status, error);
-    if (status == EDGEPT_OK && streams && !streaming.has_ended && size > 0)
-        options->on_text(options->user, piece);
-    if (status == EDGEPT_OK)
-        status = edgept_session_decode(session, made.ids, made.count, text, error);
+    status = edgept_session_generate(session, prompt, tokens.ids, tokens.count, options, &made, error);
     if (status)
         return status;
     made.latency.tokenize_ms = tokenized;
     if (made.count > 0)
         made.latency.ttft_ms += tokenized;
-    made.latency.total_ms = edgept_now_ms() - started;
+    made.latency.total_ms += tokenized;
     *generation = made;
     return EDGEPT_OK;
 }

@@ -10,7 +10,7 @@ Code organization:
     data.py          any of these
     picture_labels.py  the classes
     store.py         pictures and targets as the model takes them
-    visual_prompt.py what is trained
+    visual_prompt.py what is trained; context.py: what CoOp trains
     matching.py      which virtual token finds which object
     losses.py        what is made small
     metrics.py       accuracy, AUC, mean IoU; average_precision.py COCO's AP

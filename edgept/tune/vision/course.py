@@ -3,12 +3,14 @@
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 import torch
 
 from edgept.errors import IncompatibleError, InvalidFileError, UsageError
+from edgept.export.class_head import PLAIN_TEMPLATE, TextTower, open_text_tower
 from edgept.export.dequantize import is_quantized
 from edgept.prompt import Prompt
 from edgept.tune.backbone import Backbone
@@ -20,13 +22,14 @@ from edgept.tune.labels import majority
 from edgept.tune.settings import Settings
 from edgept.tune.start import check_start, start_labels
 from edgept.tune.text_course import trained_against
+from edgept.tune.vision.context import ContextPrompt
 from edgept.tune.vision.data import TASK_OF_KIND, read_picture_training
 from edgept.tune.vision.device_check import measure_pictures
 from edgept.tune.vision.learner import PictureLearner, read_features
 from edgept.tune.vision.picture_labels import picture_labels
 from edgept.tune.vision.rows import PictureData, malformed
 from edgept.tune.vision.store import open_store
-from edgept.tune.vision.visual_prompt import VisualPrompt
+from edgept.tune.vision.visual_prompt import QueryPrompt, VisualPrompt
 
 __all__ = ["PictureCourse"]
 
@@ -59,14 +62,33 @@ class PictureCourse:
         self.tasks = [""]
         self._task = TASK_OF_KIND[self.training.kind]
         self._labels = picture_labels(self.training, self.held_out)
-        if self._task == "object-detection":
-            _check_detection(settings, self.training)
+        if settings.method == "coop" and self._task != "image-classification":
+            raise UsageError(
+                f"coop learns what classes of pictures are called, and {self.training.path} has "
+                f"{self.training.kind}. Use --method vpt-deep."
+            )
         self.weights: str | None = None
         self._where: str | None = None
         self._backbone: Backbone
+        self._texts: TextTower | None = None
+        self._learner: PictureLearner
 
     def settle(self, backbone: Backbone, bundle: str | os.PathLike[str] | None) -> None:
-        """Check the prompt to begin from, and the bundle."""
+        """Check the model, the prompt to begin from, and the bundle."""
+        if backbone.vision is None:
+            raise UsageError(
+                f"{backbone.source.name} reads text, and {self.training.path} has pictures. Give an image model."
+            )
+        by_patches = backbone.vision.geometry.detects == "patches"
+        if by_patches and self._task != "object-detection":
+            raise UsageError(
+                f"{backbone.source.name} finds things, and {self.training.path} has {self.training.kind}. Give "
+                "pictures with boxes, or another model."
+            )
+        if self._task == "object-detection":
+            _check_detection(self.settings, self.training, by_patches=by_patches)
+        if self.settings.method == "coop":
+            self._texts = open_text_tower(backbone.model, backbone.source.folder)
         check_start(self._start, backbone, self._task)
         self._labels = start_labels(self._start, self._labels)
         if self._start is not None and self.settings.projection is not None:
@@ -104,9 +126,11 @@ class PictureCourse:
             labels=self._labels,
             picture_task=self._task,
         )
+        if settings.method == "coop":
+            return replace(job, rate=settings.rate(1.0))
         head_rate = settings.head_rate(_feature_rms(job))
         rate = head_rate if settings.method == "head" else settings.rate(1.0)
-        return Job(**{**vars(job), "rate": rate, "head_rate": head_rate})
+        return replace(job, rate=rate, head_rate=head_rate)
 
     @contextmanager
     def opened(self) -> Iterator[dict[str, Any]]:
@@ -118,10 +142,16 @@ class PictureCourse:
         """Random rows and a head, or those of the prompt to begin from."""
         settings, vision = job.settings, job.backbone.vision
         torch.manual_seed(settings.seed)
+        if self._texts is not None:
+            module: Any = ContextPrompt(
+                self._texts, job.labels, settings.template, settings.virtual_tokens
+            )
+            self._learner = PictureLearner(job, module.to(job.backbone.device))
+            return self._learner
         is_deep = settings.method == "vpt-deep"
-        if self._start is not None and "prompt_embeds" in self._start.tensors:
-            is_deep = len(self._start.tensors["prompt_embeds"]) > 1
-        module = VisualPrompt(
+        by_patches = vision.geometry.detects == "patches"
+        make_module = QueryPrompt if by_patches else VisualPrompt
+        module = make_module(
             layers=vision.geometry.num_layers if is_deep else 1,
             num_virtual_tokens=settings.prompt_length,
             hidden=vision.hidden_size,
@@ -129,17 +159,26 @@ class PictureCourse:
             num_labels=len(job.labels),
             head_size=vision.head_size,
             projection=settings.projection,
-            finds_boxes=self._task == "object-detection",
+            finds_boxes=self._task == "object-detection" and not by_patches,
         )
         if self._start is not None:
             _put_start(module, self._start)
-        return PictureLearner(job, module.to(job.backbone.device))
+        self._learner = PictureLearner(job, module.to(job.backbone.device))
+        return self._learner
 
     def baseline(self, job: Job) -> dict[str, Any]:
-        """Always the most frequent class, where a picture has one."""
+        """Always the most frequent class, where a picture has one; of CLIP, the classes by their names alone."""
         found: dict[str, Any] = {"without_prompt": None, "majority": None}
         if self.held_out is not None and job.kind == "classes":
             found["majority"] = majority(self.training, self.held_out)
+            if self._texts is not None:
+                names = [label.replace("_", " ") for label in job.labels]
+                templates = [job.settings.template or PLAIN_TEMPLATE]
+                weight, bias = self._texts.of_classes(names, templates)
+                plain = self._learner.score(
+                    0, lambda features: torch.nn.functional.linear(features, weight, bias)
+                )
+                found["without_prompt"] = asdict(plain)
         return found
 
     def measure(
@@ -152,8 +191,14 @@ class PictureCourse:
         return measure_pictures(self._where, prompts[0], job, state.best_validation, before)
 
 
-def _check_detection(settings: Settings, training: PictureData) -> None:
+def _check_detection(settings: Settings, training: PictureData, *, by_patches: bool) -> None:
     """Each virtual token finds one object at most."""
+    if not any(row.boxes for row in training.rows):
+        raise InvalidFileError(
+            "training-data", f"{training.path} has no box at all. Give pictures with objects."
+        )
+    if by_patches:
+        return  # of which there are hundreds
     if not settings.prompt_length:
         raise UsageError(
             "each virtual token finds one object, and a head alone has none. Use --method vpt-deep, or "
@@ -172,10 +217,6 @@ def _check_detection(settings: Settings, training: PictureData) -> None:
             f"Each of {settings.prompt_length} virtual tokens finds one object at most: say "
             f"--virtual-tokens {most}, or more.",
         )
-    if not any(row.boxes for row in training.rows):
-        raise InvalidFileError(
-            "training-data", f"{training.path} has no box at all. Give pictures with objects."
-        )
 
 
 def _feature_rms(job: Job) -> float:
@@ -185,7 +226,7 @@ def _feature_rms(job: Job) -> float:
     task = (
         "image-segmentation" if job.task == "object-detection" else job.task
     )  # patches, as tokens
-    plain = Job(**{**vars(job), "picture_task": task})
+    plain = replace(job, picture_task=task)
     with torch.no_grad():
         features = read_features(plain, pixels.to(job.backbone.device), None)
     return float(features.square().mean().sqrt())

@@ -11,7 +11,7 @@ from edgept.runtime.content import LoadedPrompt
 from edgept.runtime.model import Model, load
 from edgept.tune.evaluate import Validation
 from edgept.tune.job import Job
-from edgept.tune.vision.validation import Outputs, score_pictures
+from edgept.tune.vision.validation import Outputs, finds_by_patches, score_pictures
 
 __all__ = ["measure_pictures"]
 
@@ -59,6 +59,8 @@ def _outputs(model: Model, prompt: LoadedPrompt, job: Job) -> Iterator[Outputs]:
         "image-segmentation": slice(1 + count, None),
         "object-detection": slice(1, 1 + count),
     }[job.task]
+    if finds_by_patches(job):
+        places = slice(1 + count, None)
     size = job.settings.batch_size  # as in PyTorch, since a detection's loss is by its batch
     for begin in range(0, len(job.held_out), size):
         rows = [*range(begin, min(begin + size, len(job.held_out)))]

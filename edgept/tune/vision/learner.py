@@ -1,6 +1,6 @@
 """A task on pictures, learnt: a visual prompt and a head under the frozen model."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,11 +9,10 @@ from torch.nn import functional
 
 from edgept.tune.evaluate import Validation
 from edgept.tune.job import Job
-from edgept.tune.vision.losses import detection_loss, segmentation_loss
+from edgept.tune.vision.losses import detection_loss, patch_detection_loss, segmentation_loss
 from edgept.tune.vision.rows import IGNORED
 from edgept.tune.vision.store import Store, Target
-from edgept.tune.vision.validation import Outputs, masks_of, score_pictures
-from edgept.tune.vision.visual_prompt import VisualPrompt
+from edgept.tune.vision.validation import Outputs, finds_by_patches, masks_of, score_pictures
 
 __all__ = ["PictureLearner", "read_features"]
 
@@ -42,12 +41,12 @@ class PictureLearner:
 
     Args:
         job: what is to be trained; its examples are stores.
-        module: the prompt and the head.
+        module: a VisualPrompt or a ContextPrompt.
     """
 
     unit = "pictures"
 
-    def __init__(self, job: Job, module: VisualPrompt) -> None:
+    def __init__(self, job: Job, module: Any) -> None:
         self.job, self.module = job, module
         self._grid = job.backbone.vision.geometry.grid
         self._features: dict[int, torch.Tensor] = {}  # of a store, by its id
@@ -82,31 +81,37 @@ class PictureLearner:
     def loss(self, batch: _Batch) -> torch.Tensor:
         """Of the picture's class, of each pixel's, or of the objects found; see losses.py."""
         features = self._read(batch)
-        logits = self.module.head(features)  # (pictures, positions, labels)
+        logits = self.module.make_head()(features)  # (pictures, positions, labels)
         if self.job.picture_task == "image-classification":
             return functional.cross_entropy(logits[:, 0], self._classes(batch))
         if self.job.picture_task == "image-segmentation":
             return segmentation_loss(logits, self._grid, masks_of(batch.targets).to(logits.device))
-        return detection_loss(logits, self.module.boxes(features), batch.targets)
+        loss = patch_detection_loss if finds_by_patches(self.job) else detection_loss
+        return loss(logits, self.module.boxes(features), batch.targets)
 
     def validate(self, step: int) -> Validation:
         """Loss over the held-out pictures, and the task's metric."""
         with torch.no_grad():
-            return Validation(step, *score_pictures(self.job, self._outputs()))
+            return self.score(step, self.module.make_head())
+
+    def score(self, step: int, head: Callable[[torch.Tensor], torch.Tensor]) -> Validation:
+        """The same under any head."""
+        with torch.no_grad():
+            return Validation(step, *score_pictures(self.job, self._outputs(head)))
 
     def export(self) -> list[dict[str, Any]]:
         """Prompt, head and box layer."""
         return [self.module.tensors()]
 
-    def _outputs(self) -> Iterator[Outputs]:
+    def _outputs(self, head: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[Outputs]:
         """Of all held-out pictures."""
         size = self.job.settings.batch_size
         for begin in range(0, len(self.job.held_out), size):
             rows = [*range(begin, min(begin + size, len(self.job.held_out)))]
             batch = self._batch(self.job.held_out, rows)
             features = self._read(batch)
-            boxes = None if self.module.box is None else self.module.boxes(features)
-            yield rows, batch.targets, self.module.head(features), boxes
+            boxes = self.module.boxes(features) if self.module.finds_boxes else None
+            yield rows, batch.targets, head(features), boxes
 
     def _batch(self, store: Store, rows: Sequence[int]) -> _Batch:
         entries = [store[row] for row in rows]
@@ -151,20 +156,29 @@ def read_features(job: Job, pixels: torch.Tensor, rows: torch.Tensor | None) -> 
         rows: of the prompt, (layers or 1, num_virtual_tokens, hidden); None of a head alone.
 
     Returns:
-        One position, the picture's own, to classify; the patches to segment; the virtual tokens to detect.
+        One position, the picture's own, to classify; the patches to segment; the virtual tokens to detect. Where
+        the patches find things themselves, these, with their boxes as the last four columns.
     """
     vision = job.backbone.vision
     dtype = next(vision.model.parameters()).dtype
     if rows is None:
         rows = torch.zeros(1, 0, vision.hidden_size, device=pixels.device)
     count = rows.shape[1]
+    table = rows[:, None].to(dtype)  # (layers or 1, 1, virtual tokens, hidden)
+    if finds_by_patches(job):
+        own = torch.zeros(1, vision.head_size, dtype=dtype, device=pixels.device)
+        none = torch.zeros(4, vision.head_size, dtype=dtype, device=pixels.device)
+        _, boxes, features = vision(pixels.to(dtype), table, own, own[:, 0], none, none[:, 0])
+        return torch.cat([features, boxes], dim=-1)[:, 1 + count :].float()
     # (pictures, 1 + virtual tokens + patches, head_size)
-    features: torch.Tensor = vision.features(pixels.to(dtype), rows[:, None].to(dtype)).float()
-    return {
-        "image-classification": features[:, :1],
-        "image-segmentation": features[:, 1 + count :],
-        "object-detection": features[:, 1 : 1 + count],
-    }[job.task]
+    features = vision.features(pixels.to(dtype), table).float()
+    places = {
+        "image-classification": slice(0, 1),
+        "image-segmentation": slice(1 + count, None),
+        "object-detection": slice(1, 1 + count),
+    }
+    chosen: torch.Tensor = features[:, places[job.task]]
+    return chosen
 
 
 def _mirrored(target: Target) -> Target:

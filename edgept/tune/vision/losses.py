@@ -9,9 +9,16 @@ from edgept.tune.vision.matching import generalized_iou, match
 from edgept.tune.vision.rows import IGNORED
 from edgept.tune.vision.store import Target
 
-__all__ = ["detection_loss", "segmentation_loss", "upsample", "with_no_object"]
+__all__ = [
+    "detection_loss",
+    "patch_detection_loss",
+    "segmentation_loss",
+    "upsample",
+    "with_no_object",
+]
 
 _NO_OBJECT_WEIGHT, _L1_WEIGHT, _GIOU_WEIGHT = 0.1, 5.0, 2.0  # as DETR has them
+_FOCAL_ALPHA, _FOCAL_GAMMA = 0.25, 2.0
 
 
 def upsample(logits: torch.Tensor, grid: tuple[int, int], size: tuple[int, int]) -> torch.Tensor:
@@ -60,19 +67,51 @@ def detection_loss(
         targets: of each picture.
     """
     extended = with_no_object(logits)  # (pictures, tokens, labels + 1)
-    probabilities = extended.softmax(dim=-1)
-    num_labels = logits.shape[-1]
-    wanted = torch.full(logits.shape[:2], num_labels, device=logits.device)  # no object
-    distance = overlap = logits.sum() * 0.0
+    probabilities = extended.softmax(dim=-1)[..., :-1]
+    wanted, moved = _matched(probabilities, boxes, targets)
+    weights = torch.ones(extended.shape[-1], device=logits.device)
+    weights[-1] = _NO_OBJECT_WEIGHT
+    named = functional.cross_entropy(extended.transpose(1, 2), wanted, weight=weights)
+    return named + moved
+
+
+def patch_detection_loss(
+    logits: torch.Tensor, boxes: torch.Tensor, targets: Sequence[Target]
+) -> torch.Tensor:
+    """The same where each patch says of each label whether it is there (OWL-ViT, Minderer et al. 2022).
+
+    Instead of a class, each patch has a chance for each label, learnt with the focal loss (Lin et al. 2017).
+
+    Args:
+        logits: (pictures, patches, labels).
+        boxes: (pictures, patches, 4), the model's own.
+        targets: of each picture.
+    """
+    chances = logits.sigmoid()
+    wanted, moved = _matched(chances, boxes, targets)
+    right = functional.one_hot(wanted, logits.shape[-1] + 1)[..., :-1].to(logits.dtype)
+    each = functional.binary_cross_entropy_with_logits(logits, right, reduction="none")
+    missed = (1 - chances) * right + chances * (1 - right)
+    balance = _FOCAL_ALPHA * right + (1 - _FOCAL_ALPHA) * (1 - right)
+    focal = (balance * missed**_FOCAL_GAMMA * each).sum() / _count(targets)
+    return focal + moved
+
+
+def _matched(
+    probabilities: torch.Tensor, boxes: torch.Tensor, targets: Sequence[Target]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The class that each token is to find, (pictures, tokens), labels where none; and the boxes' loss."""
+    wanted = torch.full(probabilities.shape[:2], probabilities.shape[2], device=boxes.device)
+    distance = overlap = boxes.sum() * 0.0
     for index, target in enumerate(targets):
-        classes, found = target.classes.to(logits.device), target.boxes.to(logits.device)
-        tokens, objects = match(probabilities[index, :, :-1], boxes[index], classes, found)
+        classes, found = target.classes.to(boxes.device), target.boxes.to(boxes.device)
+        tokens, objects = match(probabilities[index], boxes[index], classes, found)
         wanted[index, tokens] = classes[objects]
         pairs = boxes[index, tokens], found[objects]
         distance = distance + (pairs[0] - pairs[1]).abs().sum()
         overlap = overlap + (1 - generalized_iou(*pairs).diagonal()).sum()
-    weights = torch.ones(num_labels + 1, device=logits.device)
-    weights[-1] = _NO_OBJECT_WEIGHT
-    named = functional.cross_entropy(extended.transpose(1, 2), wanted, weight=weights)
-    count = max(1, sum(len(target.classes) for target in targets))
-    return named + (_L1_WEIGHT * distance + _GIOU_WEIGHT * overlap) / count
+    return wanted, (_L1_WEIGHT * distance + _GIOU_WEIGHT * overlap) / _count(targets)
+
+
+def _count(targets: Sequence[Target]) -> int:
+    return max(1, sum(len(target.classes) for target in targets))

@@ -1,5 +1,7 @@
 """The classes of a task on pictures: named by the training data, and by nothing else."""
 
+from pathlib import Path
+
 from edgept.errors import InvalidFileError
 from edgept.tune.labels import check_known, check_storable
 from edgept.tune.vision.rows import IGNORED, PictureData, PictureRow
@@ -40,7 +42,20 @@ def picture_labels(training: PictureData, held_out: PictureData | None) -> tuple
             if label not in names
         ]
         check_known(names, held_out.path, unknown)
+        _check_numbers(names, held_out)
     return names
+
+
+def _check_numbers(names: tuple[str, ...], held_out: PictureData) -> None:
+    """Refuse masks whose numbers are other classes than in the training data."""
+    are_files = any(isinstance(row.mask, Path) for row in held_out.rows)
+    numbers = tuple(map(str, range(len(held_out.labels))))  # that nobody named
+    if are_files and held_out.labels not in (names, numbers):
+        raise InvalidFileError(
+            "training-data",
+            f"{held_out.path} names its classes {', '.join(held_out.labels[:6])}, the training data "
+            f"{', '.join(names[:6])}, in this order. Give both the same labels.txt.",
+        )
 
 
 def _labels_of(row: PictureRow) -> set[str]:

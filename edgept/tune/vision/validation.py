@@ -9,13 +9,19 @@ from torch.nn import functional
 
 from edgept.tune.job import Job
 from edgept.tune.vision.average_precision import Found, average_precision
-from edgept.tune.vision.losses import detection_loss, segmentation_loss, upsample, with_no_object
+from edgept.tune.vision.losses import (
+    detection_loss,
+    patch_detection_loss,
+    segmentation_loss,
+    upsample,
+    with_no_object,
+)
 from edgept.tune.vision.matching import box_corners
 from edgept.tune.vision.metrics import classification_metric, confusion, mean_iou
 from edgept.tune.vision.rows import IGNORED
 from edgept.tune.vision.store import Target
 
-__all__ = ["Outputs", "masks_of", "score_pictures"]
+__all__ = ["Outputs", "finds_by_patches", "masks_of", "score_pictures"]
 
 Outputs: TypeAlias = tuple[list[int], list[Target], torch.Tensor, torch.Tensor | None]
 """Of some pictures: their indices, what is right, logits (pictures, positions, labels) and, to detect, boxes
@@ -40,6 +46,11 @@ def score_pictures(job: Job, outputs: Iterable[Outputs]) -> tuple[float, dict[st
         "object-detection": _objects,
     }[job.task]
     return measure(job, outputs)
+
+
+def finds_by_patches(job: Job) -> bool:
+    """Whether patches find things, with boxes of the model's own, and not virtual tokens."""
+    return bool(job.backbone.vision.geometry.detects == "patches")
 
 
 def masks_of(targets: Iterable[Target]) -> torch.Tensor:
@@ -81,8 +92,13 @@ def _objects(job: Job, outputs: Iterable[Outputs]) -> tuple[float, dict[str, flo
     for _rows, targets, logits, boxes in outputs:
         if boxes is None:
             raise AssertionError("what detects gives boxes")
-        total += float(detection_loss(logits, boxes, targets)) * len(targets)
-        scores, classes = with_no_object(logits).softmax(dim=-1)[..., :-1].max(dim=-1)
+        if finds_by_patches(job):
+            loss, chances = patch_detection_loss(logits, boxes, targets), logits.sigmoid()
+        else:
+            loss = detection_loss(logits, boxes, targets)
+            chances = with_no_object(logits).softmax(dim=-1)[..., :-1]
+        total += float(loss) * len(targets)
+        scores, classes = chances.max(dim=-1)  # (pictures, tokens or patches)
         corners = box_corners(boxes).clamp(0, 1)  # (pictures, tokens, 4)
         for index, target in enumerate(targets):
             own = (corners[index], classes[index], scores[index])

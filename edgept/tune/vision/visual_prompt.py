@@ -4,6 +4,7 @@ Visual prompt tuning, Jia et al. 2022 (https://arxiv.org/abs/2203.12119).
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 
 from edgept.tune.head import Head
 
-__all__ = ["VisualPrompt"]
+__all__ = ["QueryPrompt", "VisualPrompt"]
 
 _HEAD_STD = 0.02  # as transformers draws a vision model's classifier
 
@@ -55,6 +56,7 @@ class VisualPrompt(torch.nn.Module):
                 self.projection = torch.nn.Linear(projection, hidden)
                 torch.nn.init.kaiming_normal_(self.projection.weight, mode="fan_out")
                 torch.nn.init.zeros_(self.projection.bias)
+        self.finds_boxes = finds_boxes
         self.head = _fresh_head(head_size, num_labels)
         self.box = _fresh_head(head_size, 4) if finds_boxes else None
 
@@ -64,6 +66,10 @@ class VisualPrompt(torch.nn.Module):
             return self.prompt
         projected: torch.Tensor = self.projection(self.prompt)
         return projected
+
+    def make_head(self) -> Callable[[torch.Tensor], torch.Tensor]:
+        """The head: features (…, head_size) to logits (…, labels)."""
+        return self.head
 
     def boxes(self, features: torch.Tensor) -> torch.Tensor:
         """Centre x, centre y, width, height of each position as shares of the picture, (…, 4)."""
@@ -83,6 +89,30 @@ class VisualPrompt(torch.nn.Module):
             for name, tensor in made.items()
             if tensor is not None
         }
+
+
+class QueryPrompt(VisualPrompt):
+    """What is trained for a model whose patches find things with boxes of their own (OWL-ViT).
+
+    Each row of the head is what is looked for. What it reads of a patch has the patch's box behind it.
+
+    Args:
+        **sizes: as of a VisualPrompt.
+    """
+
+    def __init__(self, **sizes: Any) -> None:
+        super().__init__(**sizes)
+        self.finds_boxes = True
+        with torch.no_grad():
+            self.head.weight[:, -1] = 1  # the model's own shift, as under a text
+
+    def make_head(self) -> Callable[[torch.Tensor], torch.Tensor]:
+        """The head: features with boxes (…, head_size + 4) to logits (…, labels)."""
+        return lambda features: self.head(features[..., :-4])
+
+    def boxes(self, features: torch.Tensor) -> torch.Tensor:
+        """The model's own boxes, (…, 4)."""
+        return features[..., -4:]
 
 
 def _fresh_head(inputs: int, outputs: int) -> Head:
