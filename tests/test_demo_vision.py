@@ -52,12 +52,14 @@ def test_a_scene_says_where_its_things_are() -> None:
     assert grounds == set(GROUNDS)
 
 
-def test_a_picture_is_the_same_at_every_size() -> None:
-    for number in range(10):
-        small, large = make_view(5, number, side=64), make_view(5, number, side=256)
+def test_a_scene_is_the_same_at_every_size() -> None:
+    for seed in range(10):
+        small, large = (
+            make_scene(np.random.default_rng(seed), THINGS, side=side) for side in (64, 256)
+        )
         assert [thing.kind for thing in small.things] == [thing.kind for thing in large.things]
-        difference = np.abs(np.array(small.things[0].box) * 4 - np.array(large.things[0].box))
-        assert difference.max() <= 12
+        for one, other in zip(small.things, large.things, strict=True):
+            assert np.abs(np.array(one.box) * 4 - np.array(other.box)).max() <= 12
 
 
 def test_areas_are_those_of_the_things() -> None:
