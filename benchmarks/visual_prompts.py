@@ -237,12 +237,12 @@ def _page(rows: list[dict[str, Any]], seeds: int) -> str:
             f"`python -m benchmarks.visual_prompts FOLDER` writes this page. {device.cpu.model}, {versions}, "
             "one thread. "
             "Pneumonia or normal, 2428 pictures of 28 x 28 to learn from, 270 to choose the best step by, 468 to "
-            "test; half of each are normal. The image model is the demo's, of 0.7 million parameters, which "
+            "test; half of each are normal. The image model is the demo's, of 0.6 million parameters, which "
             "learned from generated shapes and never saw an X-ray."
         ),
         "",
         (
-            f"{STEPS} steps of {ROWS} pictures for every method, mean and standard deviation of {seeds} seeds, judged "
+            f"{STEPS} steps of {ROWS} pictures for every method, {_seeds(seeds)}, judged "
             "on exported fp32 bundles. Prompts learn at the rates that `edgept tune` takes by default, the whole "
             f"model at {WHOLE_RATE:g}; nobody searched for better ones. The swap of a whole model is loading it; "
             "training is CPU time and includes the export of a whole model. The machine did other work, too: "
@@ -263,6 +263,10 @@ def _page(rows: list[dict[str, Any]], seeds: int) -> str:
         cells += [f"{row['picture_ms']:.2f} ms", f"{mean(row['cpu_s']):.0f} s"]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _seeds(count: int) -> str:
+    return "one seed" if count == 1 else f"mean and standard deviation of {count} seeds"
 
 
 def _spread(values: list[float], digits: int) -> str:

@@ -1,6 +1,6 @@
 """Train the demo's vision model from nothing but generated pictures of shapes, letters and figures.
 
-    python -m edgept.demo.train_vision --out vision --steps 2200
+    python -m edgept.demo.train_vision --out vision --steps 3150
 
 It learns to say of a whole picture which shapes are in it and what the ground looks like; of every patch
 which shape it belongs to, in what colour and texture, how far that reaches, and how much of the patch it
@@ -103,7 +103,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("vision"))
     parser.add_argument("--checkpoint", type=Path, default=Path("vision.pt"))
-    parser.add_argument("--steps", type=int, default=2200)
+    parser.add_argument("--steps", type=int, default=3150)
     parser.add_argument("--scenes", type=int, default=24_000, help="how many to draw; used in turn")
     parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--seed", type=int, default=1)
