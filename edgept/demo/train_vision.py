@@ -150,9 +150,12 @@ def main() -> None:
             optimizer.step()
             optimizer.zero_grad()
         total += loss.item()
-        if (step + 1) % _REPORT == 0:
+        if (step + 1) % _REPORT == 0 or step + 1 == args.steps:
             pace = (step + 1 - start) * BATCH / (time.perf_counter() - began)
-            line: dict[str, Any] = {"step": step + 1, "loss": round(total / _REPORT, 4)}
+            line: dict[str, Any] = {
+                "step": step + 1,
+                "loss": round(total / (step % _REPORT + 1), 4),
+            }
             line["pictures_per_s"] = round(pace)
             total = 0.0
             if (step + 1) % args.every == 0 or step + 1 == args.steps:
