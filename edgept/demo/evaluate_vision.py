@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from edgept.demo.look import HEADS
 from edgept.demo.scenes import Scene
 from edgept.demo.things import GROUPS
 from edgept.demo.views import AREAS, TASKS, group_of, main_thing, make_view, to_classes
@@ -81,14 +82,21 @@ _SHOWN = {
 }
 
 
-def table(results: dict[str, dict[str, float]], sizes: dict[str, int]) -> str:
-    """The results as a Markdown table."""
+def table(
+    results: dict[str, dict[str, float]],
+    alone: dict[str, dict[str, float]],
+    sizes: dict[str, int],
+) -> str:
+    """The results as a Markdown table; those of a head alone in brackets."""
     lines = ["| Prompt | File | What it does | Held-out pictures |", "|---|---|---|---|"]
     for task, result in results.items():
         what, names = _SHOWN[task]
-        figures = ", ".join(f"{name} {result[key]:.1%}" for key, name in names.items())
-        figures = figures.replace("%", " %")
-        lines.append(f"| {task} | {sizes[task] / 1e3:.1f} kB | {what} | {figures} |")
+        figures = [
+            f"{name} {result[key]:.1%}" + (f" ({alone[task][key]:.1%})" if task in alone else "")
+            for key, name in names.items()
+        ]
+        shown = ", ".join(figures).replace("%", " %")
+        lines.append(f"| {task} | {sizes[task] / 1e3:.1f} kB | {what} | {shown} |")
     return "\n".join(lines)
 
 
@@ -97,20 +105,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", nargs="?", type=Path, default=Path("edgept-demo-vision"))
     parser.add_argument("--pictures", type=int, default=1000)
-    parser.add_argument("--prompts", type=Path, help="other prompt files than the folder's")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     args = parser.parse_args()
     model = load(args.folder / "bundle")
     scenes = [make_view(SEED, number) for number in range(args.pictures)]
-    results, sizes = {}, {}
+    results, alone, sizes = {}, {}, {}
     for task in TASKS:
-        path = (args.prompts or args.folder) / f"{task}.safetensors"
-        if path.exists():
-            sizes[task] = path.stat().st_size
-            results[task] = MEASURES[task](model, scenes, model.load_prompt(path))
-    print(table(results, sizes))
+        path = args.folder / f"{task}.safetensors"
+        sizes[task] = path.stat().st_size
+        results[task] = MEASURES[task](model, scenes, model.load_prompt(path))
+        if (HEADS / path.name).exists():  # none of detection, which takes virtual tokens
+            alone[task] = MEASURES[task](model, scenes, model.load_prompt(HEADS / path.name))
+    print(table(results, alone, sizes))
     if args.json is not None:
-        args.json.write_text(json.dumps(results, indent=1), encoding="utf-8")
+        args.json.write_text(json.dumps({"prompts": results, "heads": alone}, indent=1), "utf-8")
 
 
 if __name__ == "__main__":

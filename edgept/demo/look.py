@@ -17,14 +17,15 @@ if TYPE_CHECKING:
 
     from edgept.runtime.seeing import Sighting
 
-__all__ = ["MODEL", "PROMPTS", "VisionAnswer", "VisionDemo", "run_vision_demo"]
+__all__ = ["HEADS", "MODEL", "PROMPTS", "VisionAnswer", "VisionDemo", "run_vision_demo"]
 
 HERE = Path(__file__).parent / "vision"
 MODEL = HERE / "model"
 PROMPTS = HERE / "prompts"
+HEADS = HERE / "heads"  # for comparison: what a task gets from the model as it is
 
 _MARKER = "demo.txt"
-_SEED = 4000  # of the pictures that are shown; no training and no evaluation has it
+_SEED = 4003  # of the pictures that are shown; no training and no evaluation has it
 _PICTURES = 4
 _SIDE = 256  # pixels, to be looked at
 _SWAPS = 700  # as in show.py
