@@ -133,6 +133,11 @@ class ImageGeometry:
         return self.height // self.patch_size, self.width // self.patch_size
 
     @property
+    def sides(self) -> tuple[float, float]:
+        """Height and width in patches, with the part of one that may be left over and is in no patch."""
+        return self.height / self.patch_size, self.width / self.patch_size
+
+    @property
     def num_patches(self) -> int:
         """Patches of a picture, row by row."""
         return self.grid[0] * self.grid[1]

@@ -55,6 +55,7 @@ def load_prompt_source(
     *,
     task_index: int | None = None,
     name: str | None = None,
+    task: str | None = None,
     max_bytes: int = MAX_BYTES,
 ) -> Prompt:
     """Load a prompt in any form that edgept reads; `bind` it before it is written or run.
@@ -64,10 +65,12 @@ def load_prompt_source(
         manifest: of the bundle it is for; tells rows from prefixes where only a shape is known.
         task_index: which task of a multitask prompt.
         name: what to call it; the default is the file's own name.
+        task: what bare tensors are for, where they can be for several.
         max_bytes: the largest file to accept.
 
     Raises:
-        UsageError: there is nothing there, or nothing that is read as a prompt.
+        UsageError: there is nothing there, or nothing that is read as a prompt; or bare tensors for an
+            image model may be for several tasks.
         InvalidFileError: the file breaks its format's rules.
         IncompatibleError: the adapter's method is not run, or a shape fits nothing in the bundle.
     """
@@ -79,7 +82,7 @@ def load_prompt_source(
         prompt = read_peft_folder(folder, task_index=task_index, max_bytes=max_bytes)
         prompt = _for_decoder(prompt, manifest)
     else:
-        prompt = _load_file(source, manifest, task_index, max_bytes)
+        prompt = _load_file(source, manifest, task_index, task, max_bytes)
     return prompt if name is None else replace(prompt, name=name)
 
 
@@ -100,7 +103,11 @@ def bind(prompt: Prompt, manifest: Manifest) -> Prompt:
 
 
 def _load_file(
-    source: Path, manifest: Manifest | None, task_index: int | None, max_bytes: int
+    source: Path,
+    manifest: Manifest | None,
+    task_index: int | None,
+    task: str | None,
+    max_bytes: int,
 ) -> Prompt:
     suffix = source.suffix.lower()
     if suffix == ".onnx_adapter":
@@ -127,17 +134,27 @@ def _load_file(
     else:
         raise UsageError(f"there is no {source}. Check the path.")
     prompt = _from_tensors(tensors, manifest, task_index, source)
-    return replace(prompt, name=source.stem, task=_task_of(prompt, manifest))
+    return replace(prompt, name=source.stem, task=_task_of(prompt, manifest, task, source))
 
 
-def _task_of(prompt: Prompt, manifest: Manifest | None) -> str:
+def _task_of(prompt: Prompt, manifest: Manifest | None, task: str | None, source: Path) -> str:
     """What bare tensors are taken to be for."""
     if manifest is None and "box.weight" not in prompt.tensors:
         return "text-classification" if "head.weight" in prompt.tensors else prompt.task
     if manifest is not None and manifest.image is None:
         return manifest.task
     known = IMAGE_TASKS if manifest is None else manifest.prompt_tasks
-    return known[-1] if "box.weight" in prompt.tensors else known[0]
+    if "box.weight" in prompt.tensors:
+        return known[-1]
+    can_be_several = len(known) > 1 and "head.weight" in prompt.tensors
+    if not can_be_several or "box.bias" in prompt.tensors:
+        return known[0]
+    if task is None:
+        raise UsageError(
+            f"{source} holds a head, and nothing in it says what for: {known[0]} reads it at the picture, "
+            f"{known[1]} at its patches. Say so: edgept prompt pack --task TASK."
+        )
+    return task
 
 
 def _for_decoder(prompt: Prompt, manifest: Manifest | None) -> Prompt:

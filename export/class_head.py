@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 
 from edgept.errors import MissingDependencyError, UsageError
 
-__all__ = ["PLAIN_TEMPLATE", "TextTower", "check_template", "open_text_tower"]
+__all__ = ["PLAIN_TEMPLATE", "TextTower", "check_template", "open_text_tower", "spoken"]
 
 PLAIN_TEMPLATE = "a photo of a {}."  # CLIP's own
 
@@ -95,7 +95,7 @@ class TextTower:
         """The head for classes by their names (zero-shot).
 
         Args:
-            labels: names of the classes.
+            labels: names of the classes, see `spoken`.
             templates: texts with {} where the name belongs; of several, the mean of their vectors counts.
 
         Raises:
@@ -105,10 +105,17 @@ class TextTower:
             check_template(template)
         with torch.no_grad():
             found = [
-                self.features(self.encode([template.replace("{}", name) for name in labels]))
+                self.features(
+                    self.encode([template.replace("{}", spoken(name)) for name in labels])
+                )
                 for template in templates
             ]
             return self.head(normalize(torch.stack(found).mean(dim=0), dim=-1))
+
+
+def spoken(label: str) -> str:
+    """A class's name as a text has it: "_", which folders and lists have for a space, is one."""
+    return label.replace("_", " ")
 
 
 def check_template(template: str) -> None:

@@ -193,7 +193,7 @@ def export_model(
         if source.is_image:
             manifest = _describe_vision(source, reference, graphs[0], weights, max_virtual_tokens)
             if manifest.image is not None:
-                _, settings = read_preprocessor(source, manifest.image)
+                _, settings = read_preprocessor(source)
                 (folder / PREPROCESSOR_NAME).write_text(settings, encoding="utf-8")
         else:
             _save_tokenizer(source, folder)
@@ -341,7 +341,6 @@ def _build_vision(
     reference = load_frozen(source)
     check_exclusions(reference, weights)
     # before the long part: what would be wrong at its end
-    read_preprocessor(source, PromptedVision(reference, VISION[source.config.model_type]).geometry)
     progress("exporting the graph with torch.onnx")
     model = copy.deepcopy(reference).half() if weights.half else reference
     graph = export_vision(model)

@@ -51,7 +51,8 @@ def fingerprint(model: Any) -> str:
     fingerprint is that of what stays frozen. Two checkpoints of one backbone with heads of their own
     have one fingerprint, then. A prompt without a head is told from the other's by the class names
     that it was bound to; where these are the same (LABEL_0, LABEL_1), nothing tells. Of a model for
-    images and texts (CLIP), what reads images counts.
+    images and texts (CLIP), what reads images counts; of every image model, also how a picture becomes
+    its input, see `edgept.export.image_preprocessor`.
 
     Args:
         model: a transformers model with its weights as loaded.

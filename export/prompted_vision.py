@@ -46,11 +46,17 @@ class PromptedVision(nn.Module):
         self.norm = getattr(tower, family.norm)
         self.norm_first = getattr(tower, family.norm_first) if family.norm_first else None
         height, width = _pair(config.image_size)
+        patch = _pair(config.patch_size)
+        if patch[0] != patch[1]:
+            raise ExportError(
+                f"{type(model).__name__} has patches of {patch[1]} x {patch[0]} pixels; this version exports "
+                "models whose patches are square."
+            )
         self.geometry = ImageGeometry(
             len(self.layers),
             height,
             width,
-            int(config.patch_size),
+            patch[0],
             detects="tokens" if family.boxes is None else "patches",
         )
         self.hidden_size = int(config.hidden_size)

@@ -29,6 +29,7 @@ from edgept.bundle import SEQ2SEQ_TASK
 from edgept.errors import ExportError, UsageError
 from edgept.export.families import ENCODERS, SEQ2SEQ, VISION, EncoderFamily, VisionFamily
 from edgept.export.heads import find_layers
+from edgept.export.image_preprocessor import adopt_preprocessor
 
 __all__ = ["SUPPORTED_TASKS", "ModelSource", "find_model", "load_frozen"]
 
@@ -257,7 +258,8 @@ def load_frozen(source: ModelSource, dtype: torch.dtype = torch.float32) -> Any:
     their own. It is then all zeros.
 
     Raises:
-        ExportError: the weights cannot be loaded, or some are missing from the checkpoint.
+        ExportError: the weights cannot be loaded, or some are missing from the checkpoint; or of an image
+            model, see `adopt_preprocessor`.
     """
     model_type = source.config.model_type
     family = ENCODERS.get(model_type)
@@ -301,4 +303,6 @@ def load_frozen(source: ModelSource, dtype: torch.dtype = torch.float32) -> Any:
             f"{reason}. Give a complete checkpoint; a peft folder is a prompt, its base model is what is "
             "exported."
         )
+    if source.is_image:
+        adopt_preprocessor(model, source)
     return model.eval().requires_grad_(False)

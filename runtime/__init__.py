@@ -11,7 +11,8 @@ Code organization (a request passes through these in order):
     tagger.py       token classification
     answerer.py     question answering
     embedder.py     feature extraction
-    seeing.py       the calls on models that look at pictures, all over vision.py, one pass
+    seeing.py       the calls on models that look at pictures, all over vision.py, one pass;
+                    sights.py which pictures run together
     image_classifier.py, segmenter.py, detector.py  what is found in them
     residency.py    a prompt's tensors as the graph takes them
     content.py      texts, prompts and ids of a request to ids and a prompt table

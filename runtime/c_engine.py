@@ -288,7 +288,8 @@ class CModel:
     def _check_task(self, name: str, task: str | None) -> None:
         """Refuse a call that is for another task than the bundle's; None is any that reads."""
         own = self.manifest.task
-        if own in ("text-generation", SEQ2SEQ_TASK) or task not in (None, own):
+        writes, sees = own in ("text-generation", SEQ2SEQ_TASK), self.manifest.image is not None
+        if writes or sees or task not in (None, own):
             refuse(name, own)
 
     def _writing(

@@ -24,13 +24,18 @@ from edgept.errors import (
 __all__ = [
     "CBundleOptions",
     "CClassification",
+    "CDetection",
+    "CDetections",
     "CError",
     "CGenerateOptions",
     "CGeneration",
     "CHandle",
+    "CImage",
     "CLatency",
     "COutputs",
     "CProvider",
+    "CSegmentation",
+    "CSight",
     "CText",
     "call",
     "declare",
@@ -157,6 +162,53 @@ class CClassification(ctypes.Structure):
     ]
 
 
+class CImage(ctypes.Structure):
+    """struct edgept_image."""
+
+    _fields_ = [
+        *(
+            (name, c_size_t)
+            for name in ("height", "width", "patch_size", "rows", "columns", "layers")
+        ),
+        ("patches_detect", c_int),
+    ]
+
+
+class CSight(ctypes.Structure):
+    """struct edgept_sight."""
+
+    _fields_ = [
+        ("task", c_int),
+        ("prompt", c_void_p),
+        *((name, c_size_t) for name in ("positions", "first", "count", "classes", "feature_width")),
+        *((name, POINTER(c_float)) for name in ("logits", "boxes", "features")),
+        ("latency", CLatency),
+    ]
+
+
+class CSegmentation(ctypes.Structure):
+    """struct edgept_segmentation."""
+
+    _fields_ = [("classes", POINTER(ctypes.c_uint32)), ("rows", c_size_t), ("columns", c_size_t)]
+
+
+class CDetection(ctypes.Structure):
+    """struct edgept_detection."""
+
+    _fields_ = [
+        ("label", c_char_p),
+        ("index", c_size_t),
+        ("score", c_double),
+        ("box", c_double * 4),
+    ]
+
+
+class CDetections(ctypes.Structure):
+    """struct edgept_detections."""
+
+    _fields_ = [("found", POINTER(CDetection)), ("count", c_size_t)]
+
+
 # Handles are void pointers here; what creates one takes the address of it.
 _OUT, _IDS, _ERROR = POINTER(c_void_p), POINTER(c_int64), POINTER(CError)
 _REQUEST = (c_void_p, c_void_p, _IDS)  # session, prompt, ids
@@ -183,6 +235,10 @@ _STATUS = {
     "session_outputs": (*_READING, POINTER(COutputs)),
     "session_classify": (*_READING, POINTER(CClassification)),
     "session_embed": (*_READING, POINTER(COutputs)),
+    "session_see": (c_void_p, c_void_p, POINTER(c_float), c_int, POINTER(CSight)),
+    "sight_classify": (c_void_p, POINTER(CSight), POINTER(CClassification)),
+    "sight_segment": (c_void_p, POINTER(CSight), POINTER(CSegmentation)),
+    "sight_detect": (c_void_p, POINTER(CSight), c_double, POINTER(CDetections)),
 }
 _OTHERS: dict[str, tuple[Any, ...]] = {  # the result's type, then the arguments'
     "version": (c_char_p,),
@@ -201,6 +257,7 @@ _OTHERS: dict[str, tuple[Any, ...]] = {  # the result's type, then the arguments
     "bundle_hidden_size": (c_size_t, c_void_p),
     "bundle_max_length": (c_size_t, c_void_p),
     "bundle_load_ms": (c_double, c_void_p),
+    "bundle_image": (POINTER(CImage), c_void_p),
     "bundle_label": (c_char_p, c_void_p, c_void_p, c_size_t),
     "prompt_free": (None, c_void_p),
     "prompt_name": (c_char_p, c_void_p),

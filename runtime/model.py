@@ -38,8 +38,9 @@ from edgept.runtime.reading import ReadingModel
 from edgept.runtime.residency import make_head, rows_and_keys, share_tensors
 from edgept.runtime.seeing import SeeingModel
 from edgept.runtime.seq2seq_generator import Seq2SeqGenerator
+from edgept.runtime.sights import CLASSIFIES, EMBEDS
 from edgept.runtime.text import Tokenizer
-from edgept.runtime.vision import CLASSIFIES, EMBEDS, Vision
+from edgept.runtime.vision import Vision
 
 if TYPE_CHECKING:
     from edgept.runtime.c_engine import CModel

@@ -14,7 +14,8 @@ from edgept.runtime.detector import Detections, check_threshold, to_detections
 from edgept.runtime.embedder import Embedding, to_image_embedding
 from edgept.runtime.image_classifier import ImageClassification, to_image_classification
 from edgept.runtime.segmenter import Segmentation, to_segmentation
-from edgept.runtime.vision import CLASSIFIES, DETECTS, EMBEDS, SEGMENTS, Seen, Sight, Vision
+from edgept.runtime.sights import CLASSIFIES, DETECTS, EMBEDS, SEGMENTS, Sight, check_together
+from edgept.runtime.vision import Seen, Vision
 
 if TYPE_CHECKING:
     from edgept.bundle import ImageGeometry, Manifest
@@ -78,6 +79,10 @@ class SeeingModel:
 
         Returns:
             One result a request, in their order, each as it is alone.
+
+        Raises:
+            UsageError, InvalidFileError: as `see`, of the first picture that cannot be read; nothing is
+                returned of the others. Where some may be broken, ask for each alone.
         """
         return self._see(requests, "see_batch", threshold)
 
@@ -101,6 +106,9 @@ class SeeingModel:
 
         Returns:
             One classification a request, in their order, each as it is alone.
+
+        Raises:
+            UsageError, InvalidFileError: as `see_batch`.
         """
         return self._classify_images(requests, "classify_image_batch")
 
@@ -120,7 +128,7 @@ class SeeingModel:
         return self._segment([(picture, prompt)], "segment")[0]
 
     def segment_batch(self, requests: Iterable[Look]) -> list[Segmentation]:
-        """Segment many pictures; arguments and result as `classify_image_batch`."""
+        """Segment many pictures; arguments, result and errors as `classify_image_batch`."""
         return self._segment(requests, "segment_batch")
 
     def detect(
@@ -149,7 +157,7 @@ class SeeingModel:
     def detect_batch(
         self, requests: Iterable[Look], *, threshold: float = _THRESHOLD
     ) -> list[Detections]:
-        """Detect in many pictures; arguments and result as `classify_image_batch`."""
+        """Detect in many pictures; arguments, result and errors as `classify_image_batch`."""
         return self._detect(requests, "detect_batch", threshold)
 
     def embed_image(self, picture: "Picture", *, prompt: LoadedPrompt | None = None) -> Embedding:
@@ -171,6 +179,9 @@ class SeeingModel:
         Returns:
             One embedding a request, in their order, each as it is alone. `np.array` makes float32
             (requests, head_size) of them.
+
+        Raises:
+            UsageError, InvalidFileError: as `see_batch`.
         """
         return self._embed_images(requests, "embed_image_batch")
 
@@ -181,7 +192,8 @@ class SeeingModel:
 
         Args:
             pixel_values: (pictures, 3, height, width), normalised.
-            prompts: one a picture, with equally many layers of rows and equally many rows; or all None.
+            prompts: one a picture, with equally many layers of rows and equally many rows, all with a head
+                or none, and with equal box layers; or all None.
 
         Returns:
             logits (pictures, 1 + P + N, classes), those of several heads side by side; boxes (pictures,
@@ -201,15 +213,7 @@ class SeeingModel:
                 f"pixel_values has shape {np.shape(pixel_values)}, expected {shape}: a picture for each "
                 "prompt, as the bundle's preprocessor makes it."
             )
-        kinds = {
-            None if prompt is None or prompt.rows is None else prompt.rows.shape[:2]
-            for prompt in prompts
-        }
-        if len(kinds) > 1:
-            raise UsageError(
-                f"prompts with {' and '.join(map(str, sorted(kinds, key=str)))} (layers, virtual tokens) "
-                "cannot be run together. Run them one after the other."
-            )
+        check_together(prompts)
         return runner.outputs(np.asarray(pixel_values), prompts)
 
     def _classify_images(self, requests: Iterable[Look], call: str) -> list[ImageClassification]:
@@ -240,7 +244,7 @@ class SeeingModel:
         return self._look(requests, call, None, finish)
 
     def _to_segmentation(self, seen: Seen) -> Segmentation:
-        return to_segmentation(seen, self._geometry.grid)
+        return to_segmentation(seen, self._geometry)
 
     def _to_detections(self, seen: Seen, threshold: float) -> Detections:
         return to_detections(seen, threshold, self._geometry.detects)

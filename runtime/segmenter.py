@@ -1,17 +1,19 @@
 """Semantic segmentation: the class of every pixel, from those of the patches."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from edgept.bundle import ImageGeometry
 from edgept.latency import Latency
 from edgept.runtime.forward import softmax
 from edgept.runtime.vision import Seen
 
 __all__ = ["Segmentation", "to_segmentation", "upsampled_argmax"]
 
-_MAX_VALUES = 1 << 22  # that are upsampled at once
+_SIDE = 1024  # of the squares of pixels that are upsampled at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,18 +37,20 @@ class Segmentation:
     latency: Latency
 
 
-def to_segmentation(seen: Seen, grid: tuple[int, int]) -> Segmentation:
+def to_segmentation(seen: Seen, image: ImageGeometry) -> Segmentation:
     """The class of every pixel, from the logits of the patches.
 
     Args:
         seen: of the whole picture.
-        grid: rows and columns of patches.
+        image: what its pixels were made for.
     """
     patches = seen.values["logits"][1 + seen.virtual_tokens :]  # (patches, classes)
-    logits = patches.reshape(*grid, -1)
+    logits = patches.reshape(*image.grid, -1)
     width, height = seen.size
-    classes = upsampled_argmax(logits, height, width)
-    counts = np.bincount(classes.ravel(), minlength=len(seen.labels))
+    classes = upsampled_argmax(logits, height, width, image.sides)
+    counts = np.zeros(len(seen.labels), np.int64)
+    for square in _squares(height, width):
+        counts += np.bincount(classes[square].ravel(), minlength=len(counts))
     return Segmentation(
         labels=seen.labels,
         classes=classes,
@@ -58,39 +62,65 @@ def to_segmentation(seen: Seen, grid: tuple[int, int]) -> Segmentation:
 
 
 def upsampled_argmax(
-    logits: npt.NDArray[np.float32], height: int, width: int
+    logits: npt.NDArray[np.float32],
+    height: int,
+    width: int,
+    sides: tuple[float, float] | None = None,
 ) -> npt.NDArray[np.uint16]:
     """The largest class of each pixel, (height, width), of logits (rows, columns, classes).
 
     They are upsampled bilinearly, with half-pixel centres, as PyTorch does with align_corners=False; a
-    few rows of pixels at a time, class by class, so that memory does not grow with the classes.
+    square of pixels at a time, class by class, so that beside the result memory is bounded, whatever the
+    sides and the classes.
+
+    Args:
+        logits: of the patches.
+        height: of the picture in pixels.
+        width: of the picture in pixels.
+        sides: height and width in patches, more than rows and columns where a part of a patch is left
+            over at the bottom and on the right: pixels there have the class of the nearest patch. None
+            is none left over.
     """
-    rows, columns, classes = logits.shape
-    above, below, down = _between(rows, height)
-    left, right, across = _between(columns, width)
-    found = np.empty((height, width), np.uint16)
-    step = max(1, _MAX_VALUES // width)
+    rows, columns = logits.shape[:2]
+    tall, wide = sides or (rows, columns)
     planes = np.moveaxis(logits, 2, 0)  # (classes, rows, columns)
-    wide = [plane[:, left] * (1 - across) + plane[:, right] * across for plane in planes]
-    for first in range(0, height, step):
-        part = slice(first, first + step)
-        weight = down[part, None]  # (pixels, 1)
-        best = wide[0][above[part]] * (1 - weight) + wide[0][below[part]] * weight
+    found = np.empty((height, width), np.uint16)
+    for down, across in _squares(height, width):
+        above, below, low = _between(rows, tall / height, down)
+        left, right, far = _between(columns, wide / width, across)
+        used = slice(
+            above[0], below[-1] + 1
+        )  # of a flat picture not all rows, which would take long
+        above, below, low = above - above[0], below - above[0], low[:, None]  # low: (pixels, 1)
+        best = np.full((len(above), len(left)), -np.inf, np.float32)
         index = np.zeros(best.shape, np.uint16)
-        for number in range(1, classes):
-            other = wide[number][above[part]] * (1 - weight) + wide[number][below[part]] * weight
-            larger = other > best
-            index[larger] = number
-            np.maximum(best, other, out=best)
-        found[part] = index
+        for number, plane in enumerate(planes[:, used]):
+            lines = plane[:, left] * (1 - far) + plane[:, right] * far  # (used rows, pixels)
+            value = lines[above] * (1 - low) + lines[below] * low  # (pixels, pixels)
+            index[value > best] = number
+            np.maximum(best, value, out=best)
+        found[down, across] = index
     return found
 
 
+def _squares(height: int, width: int) -> Iterator[tuple[slice, slice]]:
+    """Rows and columns of the parts that a picture is cut into."""
+    for top in range(0, height, _SIDE):
+        for left in range(0, width, _SIDE):
+            yield slice(top, min(top + _SIDE, height)), slice(left, min(left + _SIDE, width))
+
+
 def _between(
-    patches: int, pixels: int
+    patches: int, scale: float, pixels: slice
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-    """For each pixel of a side: the patches on its two sides, and the weight of the second."""
-    centre = (np.arange(pixels, dtype=np.float32) + np.float32(0.5)) * np.float32(patches / pixels)
-    place = np.maximum(centre - np.float32(0.5), 0)
+    """For each pixel of a side: the patches on its two sides, and the weight of the second.
+
+    Args:
+        patches: of this side.
+        scale: of a pixel in patches.
+        pixels: which.
+    """
+    centre = np.arange(pixels.start, pixels.stop, dtype=np.float32) + np.float32(0.5)
+    place = np.clip(centre * np.float32(scale) - np.float32(0.5), 0, patches - 1)
     first = place.astype(np.int64)
     return first, np.minimum(first + 1, patches - 1), place - first.astype(np.float32)

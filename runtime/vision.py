@@ -5,7 +5,7 @@ own prompt, whatever its task: their tables are stacked, and their heads stand s
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -17,14 +17,13 @@ from edgept.errors import EdgeptError, InvalidFileError
 from edgept.latency import Latency
 from edgept.runtime.content import Head, LoadedPrompt
 from edgept.runtime.graph import Graph
+from edgept.runtime.sights import CLASSIFIES, DETECTS, EMBEDS, SEGMENTS, Sight, pieces
 
 if TYPE_CHECKING:
-    from edgept.pictures import Picture, Preprocessor
+    from edgept.pictures import Preprocessor
 
-__all__ = ["CLASSIFIES", "DETECTS", "EMBEDS", "SEGMENTS", "Seen", "Sight", "Vision"]
+__all__ = ["Seen", "Vision"]
 
-CLASSIFIES, SEGMENTS, DETECTS = "image-classification", "image-segmentation", "object-detection"
-EMBEDS = "image-feature-extraction"
 # What each task reads of the graph's outputs.
 _READS = {
     CLASSIFIES: ("logits",),
@@ -34,28 +33,8 @@ _READS = {
 }
 # In these, things are looked for in all of the picture, so that no part of it is cut off.
 _WHOLE = (SEGMENTS, DETECTS)
-_MAX_ROWS = 16  # pictures of a run, so that the memory of a long batch has a bound
 
 _T = TypeVar("_T")
-
-
-@dataclass(frozen=True, eq=False)
-class Sight:
-    """What is asked: a picture, the prompt that it is seen under, and for which task."""
-
-    picture: "Picture"
-    prompt: LoadedPrompt | None
-    task: str
-
-    @property
-    def head(self) -> Head | None:
-        """The prompt's own, where the task needs one."""
-        return None if self.prompt is None or self.task == EMBEDS else self.prompt.head
-
-    @property
-    def table(self) -> npt.NDArray[Any] | None:
-        """(layers or 1, virtual tokens, hidden); None without virtual tokens."""
-        return None if self.prompt is None else self.prompt.rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,7 +146,8 @@ class Vision:
             EdgeptError: what came out is not finite.
         """
         results: dict[int, _T] = {}
-        for piece in _pieces(sights):
+        positions = 1 + self._image.num_patches
+        for piece in pieces(sights, positions, len(self._own_labels)):
             begin = time.perf_counter()
             pixels, sizes = self._see([sights[index] for index in piece])
             read = time.perf_counter()
@@ -282,25 +262,6 @@ class Vision:
             {name: self._graph.value(array) for name, array in outputs.items()},
         )
         return outputs
-
-
-def _pieces(sights: Sequence[Sight]) -> Iterator[list[int]]:
-    """Indices of pictures that are run together."""
-    groups: dict[tuple[object, ...], dict[bytes, list[int]]] = {}
-    for index, sight in enumerate(sights):
-        table, head = sight.table, sight.head
-        key = None if table is None else table.shape[:2], head is None
-        # the graph computes one kind of boxes a run; who needs none goes with any
-        boxes = b""
-        if head is not None and sight.task == DETECTS and "box.weight" in head.tensors:
-            boxes = b"".join(head.tensors[name].tobytes() for name in ("box.weight", "box.bias"))
-        groups.setdefault(key, {}).setdefault(boxes, []).append(index)
-    for by_boxes in groups.values():
-        plain = by_boxes.pop(b"", [])
-        for position, group in enumerate([*by_boxes.values()] or [[]]):
-            together = sorted(plain + group) if position == 0 else group
-            for first in range(0, len(together), _MAX_ROWS):
-                yield together[first : first + _MAX_ROWS]
 
 
 def _check_finite(

@@ -18,18 +18,48 @@ from edgept.export import export_model
 from edgept.prompt import Prompt
 from edgept.prompt_file import write_prompt
 from tests.conftest import tiny_model, tiny_tokenizer
+from tests.image_models import HIDDEN, LAYERS, save_image_model
 from tests.seq2seq_models import save_seq2seq
 
-# One kind of graph each: a shared cache, one that grows, an encoder with a head, an encoder-decoder.
-BUNDLES = {
+# One kind of graph each: a shared cache, one that grows, an encoder with a head, an encoder-decoder,
+# an image model.
+BUNDLES: dict[str, str | None] = {
     "llama": "text-generation",
     "gpt2": "text-generation",
     "bert": "text-classification",
     "t5": "text2text-generation",
+    "vit": None,
 }
 
 
+def image_prompts(manifest: Manifest) -> list[Prompt]:
+    """A prompt for each task: shallow, deep, and one that detects."""
+    random = np.random.default_rng(0)
+    shapes: dict[str, dict[str, tuple[int, ...]]] = {
+        "image-classification": {"prompt_embeds": (1, 3, HIDDEN)},
+        "image-segmentation": {"prompt_embeds": (LAYERS, 2, HIDDEN)},
+        "object-detection": {
+            "prompt_embeds": (1, 5, HIDDEN),
+            "box.weight": (4, HIDDEN),
+            "box.bias": (4,),
+        },
+    }
+    return [
+        Prompt(
+            {
+                name: random.standard_normal(shape).astype(np.float32)
+                for name, shape in {"head.weight": (3, HIDDEN), **tensors}.items()
+            },
+            fingerprint=manifest.fingerprint,
+            task=task,
+        )
+        for task, tensors in shapes.items()
+    ]
+
+
 def prompts(manifest: Manifest) -> list[Prompt]:
+    if manifest.image is not None:
+        return image_prompts(manifest)
     chosen = np.random.default_rng(0)
 
     def array(*shape: int) -> Any:
@@ -70,7 +100,9 @@ def main(folder: Path) -> None:
             write_prompts(place)
             continue
         model = place / "model"
-        if name == "t5":
+        if name == "vit":
+            save_image_model(name, model)
+        elif name == "t5":
             save_seq2seq(name, model)
         else:
             tiny_model(name).save_pretrained(model)

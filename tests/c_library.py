@@ -22,8 +22,10 @@ from edgept.runtime.c_library import (
     CError,
     CGenerateOptions,
     CGeneration,
+    CImage,
     CLatency,
     COutputs,
+    CSight,
     declare,
 )
 
@@ -219,6 +221,25 @@ class CModel:
         found = COutputs()
         self._read("session_embed", found, prompt, ids, types)
         return _array(found.values, found.width)
+
+    @property
+    def image(self) -> CImage:
+        found: CImage = self.library.edgept_bundle_image(self.bundle).contents
+        return found
+
+    def see(
+        self, pixels: npt.NDArray[np.float32], prompt: Any = None, *, features: bool = False
+    ) -> tuple[CSight, dict[str, npt.NDArray[np.float32]]]:
+        """A picture (3, height, width); the outputs that came, by name."""
+        found = CSight()
+        values = np.ascontiguousarray(pixels).ctypes.data_as(ctypes.POINTER(ctypes.c_float))
+        self.call("session_see", self.session, prompt, values, int(features), found)
+        widths = {"logits": found.classes, "boxes": 4, "features": found.feature_width}
+        return found, {
+            name: _array(getattr(found, name), found.positions, width)
+            for name, width in widths.items()
+            if getattr(found, name)
+        }
 
     def classify(
         self, ids: Sequence[int], prompt: Any = None, types: Sequence[int] | None = None

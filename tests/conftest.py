@@ -24,6 +24,20 @@ ENCODERS = (
 )
 
 
+def _keep_to_one_core() -> None:
+    """Give each worker of a parallel run a core, so that their models' threads do not wait for each other.
+
+    PyTorch and onnxruntime would start a thread for every core in every worker, and spin.
+    """
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
+    cores = sorted(os.sched_getaffinity(0))
+    if worker.startswith("gw") and len(cores) > 1:
+        os.sched_setaffinity(0, {cores[int(worker[2:]) % len(cores)]})
+
+
+_keep_to_one_core()  # before PyTorch is imported, which counts them then
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add `--engine c`."""
     parser.addoption(

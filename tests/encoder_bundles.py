@@ -8,8 +8,17 @@ from typing import Any
 
 import edgept
 from edgept import Prompt
-from edgept.bundle import MANIFEST_NAME, BundleFile, hash_file, read_manifest
+from edgept.bundle import (
+    HASHES_NAME,
+    MANIFEST_NAME,
+    TABLE_NAME,
+    BundleFile,
+    hash_file,
+    read_manifest,
+    to_hashes,
+)
 from edgept.runtime.content import LoadedPrompt
+from edgept.runtime.text import Tokenizer
 from tests.conftest import VOCABULARY
 
 TEXTS = [
@@ -66,18 +75,25 @@ def word_pieces() -> Any:
 
 
 def with_tokenizer(bundle: Path, tokenizer: Any, folder: Path) -> Path:
-    """A bundle with another tokenizer in it, and its hashes."""
+    """A bundle with another tokenizer in it, its table too, and its hashes."""
+    from edgept.export.tokenizer_table import compile_tokenizer
+
     shutil.copytree(bundle, folder)
     tokenizer.save_pretrained(folder)
     manifest = read_manifest(folder)
-    names = ("tokenizer.json", "tokenizer_config.json")
+    names = ("tokenizer.json", "tokenizer_config.json", TABLE_NAME)
+    backend = Tokenizer.from_bundle(folder)
+    assert backend is not None
+    (folder / TABLE_NAME).write_bytes(compile_tokenizer(backend))
     for name in {path.name for path in folder.iterdir()} - {*manifest.files, MANIFEST_NAME, *names}:
         (folder / name).unlink()
     files = dict(manifest.files)
     for name in names:
         path = folder / name
         files[name] = BundleFile(path.stat().st_size, hash_file(path))
-    (folder / MANIFEST_NAME).write_text(replace(manifest, files=files).to_json())
+    manifest = replace(manifest, files=files)
+    (folder / MANIFEST_NAME).write_text(manifest.to_json())
+    (folder / HASHES_NAME).write_text(to_hashes(manifest))
     return folder
 
 

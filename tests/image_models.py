@@ -5,7 +5,7 @@ from typing import Any
 
 KINDS = ("vit", "deit", "dinov2", "clip", "siglip")
 # Those with a text tower beside the image's, and one with registers; they have no classifier here.
-MORE_KINDS = ("clip-text", "siglip-text", "owlvit", "dinov2-registers")
+MORE_KINDS = ("clip-text", "siglip-text", "owlvit", "dinov2-registers", "dinov2-large", "vit-wide")
 SIDE, PATCH, HIDDEN, LAYERS = 32, 8, 32, 3
 
 
@@ -49,6 +49,9 @@ def tiny_image_model(kind: str, labels: tuple[str, ...] = ()) -> Any:
         "clip-text": (t.CLIPConfig, t.CLIPModel, {**both, "projection_dim": 24}),
         "siglip-text": (t.SiglipConfig, t.SiglipModel, both),
         "owlvit": (t.OwlViTConfig, t.OwlViTForObjectDetection, {**both, "projection_dim": HIDDEN}),
+        "vit-wide": (t.ViTConfig, t.ViTModel, {**common, "image_size": (SIDE, 48)}),
+        # as the released ones, trained on larger pictures than they are given
+        "dinov2-large": (t.Dinov2Config, t.Dinov2Model, {**common, "image_size": 2 * SIDE}),
         "dinov2-registers": (t.Dinov2WithRegistersConfig, t.Dinov2WithRegistersModel, common),
     }
     torch.manual_seed(0)
@@ -82,4 +85,6 @@ def save_image_model(kind: str, folder: Path, labels: tuple[str, ...] = ()) -> N
         "siglip": t.SiglipImageProcessorPil(size=square),
         "owlvit": t.OwlViTImageProcessorPil(size=square),
     }
+    if kind == "vit-wide":
+        processors["vit"] = t.ViTImageProcessorPil(size={"height": SIDE, "width": 48})
     processors[kind.partition("-")[0]].save_pretrained(folder)

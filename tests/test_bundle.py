@@ -404,8 +404,11 @@ def test_manifest_of_another_graph(fields: dict[str, Any], words: str, real_copy
 
 
 def test_bundle_for_another_task(real_copy: Path) -> None:
+    change(real_copy, task="depth-estimation")
+    with pytest.raises(IncompatibleError, match="depth-estimation"):
+        edgept.load(real_copy)
     change(real_copy, task="image-classification")
-    with pytest.raises(IncompatibleError, match="image-classification"):
+    with pytest.raises(InvalidFileError, match="lacks its image"):
         edgept.load(real_copy)
     change(real_copy, task="text2text-generation")
     with pytest.raises(InvalidFileError, match="lacks its decoding"):

@@ -488,6 +488,11 @@ def test_options_struct_is_the_header_s(tmp_path: Path) -> None:
         "edgept_generation": c_library.CGeneration,
         "edgept_outputs": c_library.COutputs,
         "edgept_classification": c_library.CClassification,
+        "edgept_image": c_library.CImage,
+        "edgept_sight": c_library.CSight,
+        "edgept_segmentation": c_library.CSegmentation,
+        "edgept_detection": c_library.CDetection,
+        "edgept_detections": c_library.CDetections,
     }
     lines = "".join(
         f'_Static_assert(sizeof(struct {name}) == {ctypes.sizeof(kind)}, "");\n'

@@ -148,6 +148,13 @@ def test_several_templates_are_a_mean(folder_of: Callable[[str], Path]) -> None:
     np.testing.assert_allclose(both["head.weight"], mean, rtol=1e-5, atol=1e-5)
 
 
+def test_an_underscore_is_a_space(folder_of: Callable[[str], Path]) -> None:
+    names = [["dark_red", "blue"], ["dark red", "blue"]]
+    marked, plain = (class_prompt(str(folder_of("clip")), labels) for labels in names)
+    np.testing.assert_array_equal(marked.tensors["head.weight"], plain.tensors["head.weight"])
+    assert marked.labels == ("dark_red", "blue")
+
+
 def test_what_owlvit_looks_for(tmp_path: Path, folder_of: Callable[[str], Path]) -> None:
     import transformers as t
 

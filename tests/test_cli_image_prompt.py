@@ -12,6 +12,7 @@ from PIL import Image
 
 import edgept
 from edgept.cli import main
+from edgept.errors import UsageError
 from edgept.pictures import Preprocessor
 from edgept.prompt_source import bind
 from tests.image_models import HIDDEN, LAYERS
@@ -49,7 +50,7 @@ def test_bare_tensors_are_packed(bundle: Path, tmp_path: Path, task: str, suffix
     source = save(dict(prompt.tensors), tmp_path / f"eyes{suffix}")
     packed = tmp_path / "packed" / "eyes.safetensors"
     packed.parent.mkdir()
-    options = ["--task", task] if task == SEGMENTS else []
+    options = [] if task == DETECTS else ["--task", task]
     options += ["--labels", ",".join(prompt.labels)]
     result = edgept_main("prompt", "pack", source, "-b", bundle, "-o", packed, *options)
     assert result.exit_code == 0, result.output
@@ -91,6 +92,7 @@ def test_rows_alone_are_shallow(image_bundle_of: Callable[..., Path], tmp_path: 
         ({"prompt_embeds": (2, 5, HIDDEN)}, [], 4, "prompt_embeds has shape"),
         ({"prompt_embeds": (1, 1, 5, HIDDEN)}, [], 3, "2 or 3 dimensions"),
         ({"head.weight": (3, HIDDEN)}, ["--task", DETECTS], 4, "lacks prompt_embeds, box.weight"),
+        ({"head.weight": (3, HIDDEN)}, [], 2, "pack --task"),
         ({"head.weight": (3, HIDDEN)}, ["--task", "text-generation"], 2, "are for image-class"),
         ({"head.weight": (3, HIDDEN), "box.bias": (4,)}, [], 4, "carries box.bias"),
     ],
@@ -110,6 +112,16 @@ def test_what_does_not_fit_is_refused(
     assert result.exit_code == code, result.output
     assert says in result.stderr
     assert not target.exists()
+
+
+def test_a_head_without_a_task_is_not_run_and_fits(bundle: Path, tmp_path: Path) -> None:
+    source = save(dict(make_prompt(tokens=0).tensors), tmp_path / "head.safetensors")
+    with pytest.raises(UsageError, match="nothing in it says what for"):
+        edgept.load(bundle, threads=1).load_prompt(source)
+    shown = edgept_main("prompt", "inspect", source, "--bundles", bundle.parent, "--json")
+    assert shown.exit_code == 0, shown.output
+    fits = {row["bundle"]: row["why"] for row in json.loads(shown.stdout)["bundles"] if row["fits"]}
+    assert fits[str(bundle)] == "shape only"
 
 
 @pytest.mark.parametrize(("task", "deep"), [(CLASSIFIES, False), (DETECTS, True)])

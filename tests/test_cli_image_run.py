@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 import edgept
-from edgept.cli import main
+from edgept.cli import main, pictures
 from edgept.cli.session import converse
 from edgept.prompt_source import bind
 from tests.test_seeing import CLASSIFIES, DETECTS, SEGMENTS, make_prompt, photo
@@ -168,6 +168,78 @@ def test_pictures_of_one_name_are_saved_beside_each_other(
     result = edgept_main("run", "-b", bundle, *prompt, scans, "--save", seen)
     assert result.exit_code == 0, result.output
     assert sorted(path.name for path in seen.iterdir()) == ["a-2.png", "a.png", "b.png"]
+
+
+def test_the_pictures_that_are_looked_at_are_never_replaced(
+    bundle: Path, prompts: dict[str, Path], scans: Path, tmp_path: Path
+) -> None:
+    seen = tmp_path / "seen"
+    seen.mkdir()
+    (seen / "b.png").symlink_to(scans / "b.png")
+    before = {path: path.read_bytes() for path in scans.iterdir()}
+    for folder, refused in ((scans, ("a.png", "b.png")), (seen, ("b.png",))):
+        result = edgept_main(
+            *("run", "-b", bundle, "--prompt", prompts[SEGMENTS], scans),
+            *("--save", folder, "--force"),
+        )
+        assert result.exit_code == 2
+        errors = [line for line in result.stderr.splitlines() if line.startswith("error:")]
+        assert len(errors) == len(refused)
+        for name, error in zip(refused, errors, strict=True):
+            assert f"would replace {scans / name}, a picture that is looked at" in error
+    assert {path: path.read_bytes() for path in scans.iterdir()} == before
+    assert sorted(path.name for path in seen.iterdir()) == ["a.classes.png", "a.png", "b.png"]
+
+
+def test_files_of_one_picture_replace_none_of_another(
+    bundle: Path, prompts: dict[str, Path], scans: Path, tmp_path: Path
+) -> None:
+    (scans / "b.png").rename(scans / "a.classes.png")
+    for turn, names in enumerate((["a.png", "a.classes.png"], ["a.classes.png", "a.png"])):
+        seen = tmp_path / f"seen{turn}"
+        paths = [scans / name for name in names]
+        result = edgept_main(
+            *("run", "-b", bundle, "--prompt", prompts[SEGMENTS], *paths),
+            *("--save", seen, "--json", "--force"),
+        )
+        assert result.exit_code == 0, result.output
+        saved = [file for row in rows(result) for file in row["saved"]]
+        assert len(set(saved)) == 4
+        assert sorted(saved) == sorted(map(str, seen.iterdir()))
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_few_pixels_are_held_at_once(
+    bundle: Path,
+    prompts: dict[str, Path],
+    scans: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    broken: bool,
+) -> None:
+    if broken:
+        (scans / "ab.png").write_text("not a picture")
+    options = [item for path in prompts.values() for item in ("--prompt", path)]
+    arguments = ["run", "-b", bundle, *options, scans, "--json"]
+    expected = edgept_main(*arguments)
+    held: list[int] = []
+    see_batch = edgept.Model.see_batch
+
+    def counted(self: edgept.Model, requests: Any, **options: Any) -> Any:
+        found = see_batch(self, requests, **options)
+        held.append(sum(item.classes.size for item in found if hasattr(item, "classes")))
+        return found
+
+    monkeypatch.setattr(edgept.Model, "see_batch", counted)
+    monkeypatch.setattr(pictures, "_MAX_PIXELS", 40 * 56)
+    found = edgept_main(*arguments)
+    assert max(held) == 40 * 56
+    assert found.exit_code == expected.exit_code == (3 if broken else 0)
+    assert found.stderr.count("error:") == broken
+    for row, other in zip(rows(found), rows(expected), strict=True):
+        assert row.get("error") == other.get("error")
+        assert [row.get(key) for key in ("input", "prompt", "label")] == [
+            other.get(key) for key in ("input", "prompt", "label")
+        ]
 
 
 def test_patterns_lists_and_stdin_name_pictures(

@@ -9,16 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgept.bundle import PREPROCESSOR_NAME, ImageGeometry
+from edgept.bundle import PREPROCESSOR_NAME
 from edgept.errors import ExportError
 from edgept.export import export_model
 from edgept.export.image_preprocessor import read_preprocessor
 from edgept.export.source import find_model
 from edgept.pictures import Preprocessor
-from tests.image_models import LAYERS, PATCH, SIDE, save_image_model
+from tests.image_models import SIDE, save_image_model
 from tests.test_seeing import photo
-
-GEOMETRY = ImageGeometry(LAYERS, SIDE, SIDE, PATCH)
 
 
 @pytest.fixture
@@ -36,13 +34,13 @@ def change(folder: Path, edit: Callable[[dict[str, Any]], object]) -> None:
 
 def test_every_default_is_written_out(folder: Path, tmp_path: Path) -> None:
     source = find_model(str(folder))
-    expected, text = read_preprocessor(source, GEOMETRY)
+    expected, text = read_preprocessor(source)
     # as processors of text and pictures are saved
     inner = json.loads((folder / PREPROCESSOR_NAME).read_text())
     both = {"image_processor": inner, "processor_class": "CLIPProcessor"}
     (folder / "processor_config.json").write_text(json.dumps(both))
     (folder / PREPROCESSOR_NAME).unlink()
-    found, _ = read_preprocessor(source, GEOMETRY)
+    found, _ = read_preprocessor(source)
     (tmp_path / PREPROCESSOR_NAME).write_text(text)
     written = Preprocessor.from_bundle(tmp_path)
     picture = Image.fromarray(photo())
@@ -58,7 +56,7 @@ def test_the_models_family_counts_where_no_class_is_named(tmp_path: Path) -> Non
         del settings["image_processor_type"]
 
     change(folder, forget)
-    assert read_preprocessor(find_model(str(folder)), GEOMETRY)[0].height == SIDE
+    assert read_preprocessor(find_model(str(folder)))[0].height == SIDE
 
 
 @pytest.mark.parametrize(

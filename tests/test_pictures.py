@@ -208,6 +208,15 @@ def test_limits_hold_whatever_the_source(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert Image.MAX_IMAGE_PIXELS == MAX_PIXELS  # Pillow's own bound, from which on it warns
 
 
+def test_a_size_is_read_without_the_pixels(tmp_path: Path) -> None:
+    path = tmp_path / "claims.png"
+    path.write_bytes(claiming(50_000, 40_000))
+    assert reading.read_size(path) == (50_000, 40_000)
+    path.write_bytes(b"text")
+    with pytest.raises(InvalidFileError, match=r"claims\.png is no picture"):
+        reading.read_size(path)
+
+
 def test_what_is_no_regular_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"cannot read .*absent.png"):
         read_picture(tmp_path / "absent.png")

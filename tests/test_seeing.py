@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,15 @@ import pytest
 from PIL import Image
 
 import edgept
+from edgept.bundle import ImageGeometry
 from edgept.errors import EdgeptError, IncompatibleError, InvalidFileError, UsageError
 from edgept.pictures import Preprocessor
+from edgept.runtime import sights
 from edgept.runtime.detector import Detections
 from edgept.runtime.embedder import Embedding
 from edgept.runtime.image_classifier import ImageClassification
-from edgept.runtime.segmenter import Segmentation, upsampled_argmax
+from edgept.runtime.segmenter import Segmentation, to_segmentation, upsampled_argmax
+from edgept.runtime.vision import Seen
 from tests.image_models import HIDDEN, LAYERS, tiny_image_model
 
 CLASSIFIES, SEGMENTS, DETECTS = "image-classification", "image-segmentation", "object-detection"
@@ -307,6 +311,50 @@ def test_pictures_under_prompts_of_one_shape_share_a_run(
     assert len(runs) == 3
 
 
+def test_prompts_whose_outputs_would_mix_are_refused(model: edgept.Model) -> None:
+    pixels = np.random.default_rng(0).normal(size=(2, 3, 32, 32)).astype(np.float32)
+    one = model.load_prompt(make_prompt(DETECTS))
+    same = model.load_prompt(make_prompt(DETECTS, seed=1, classes=5))
+    together = model.image_outputs(pixels, [one, same])
+    assert together["logits"].shape[2] == 3 + 5
+    for row, prompt in enumerate((one, same)):
+        close(together["boxes"][[row]], model.image_outputs(pixels[[row]], [prompt])["boxes"])
+    other = model.load_prompt(make_prompt(DETECTS, seed=2, boxes_seed=1))
+    for mixed in ([one, other], [one, model.load_prompt(make_prompt())]):
+        with pytest.raises(UsageError, match="different box layers"):
+            model.image_outputs(pixels, mixed)
+    with pytest.raises(UsageError, match="with a head and those that leave"):
+        model.image_outputs(pixels, [None, model.load_prompt(make_prompt(tokens=0))])
+    with pytest.raises(UsageError, match="virtual tokens"):
+        model.image_outputs(pixels, [None, one])
+
+
+def test_heads_with_many_classes_are_run_in_parts(
+    model: edgept.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shapes: list[tuple[int, ...]] = []
+    run = model._graph.run
+
+    def counted(feeds: Any, fetches: Any) -> None:
+        shapes.append(tuple(fetches["logits"].shape()))
+        run(feeds, fetches)
+
+    prompts = [model.load_prompt(make_prompt(seed=seed, classes=60)) for seed in range(8)]
+    requests: list[Any] = [(photo(seed=index), prompts[index // 2]) for index in range(16)]
+    expected = [model.classify_image(picture, prompt=prompt) for picture, prompt in requests]
+    monkeypatch.setattr(sights, "_MAX_LOGITS", 6 * 21 * 180)  # 1 + 4 + 16 positions
+    monkeypatch.setattr(model._graph, "run", counted)
+    found = model.classify_image_batch(requests)
+    for one, alone in zip(found, expected, strict=True):
+        assert one.labels == alone.labels
+        close(one.logits, alone.logits)
+    assert shapes == [(6, 21, 180), (6, 21, 180), (4, 21, 120)]
+    monkeypatch.setattr(sights, "_MAX_LOGITS", 1)
+    shapes.clear()
+    model.classify_image_batch(requests[:3])
+    assert shapes == [(1, 21, 60)] * 3
+
+
 def test_swapping_back_gives_the_same_bits(model: edgept.Model) -> None:
     one, two = (model.load_prompt(make_prompt(seed=seed)) for seed in (0, 1))
     first = model.classify_image(photo(), prompt=one).logits
@@ -552,3 +600,31 @@ def test_pixels_take_the_class_of_upsampled_logits() -> None:
         clear = (wide.topk(2, 0).values.diff(dim=0)[0].abs() > 1e-5).numpy()
         assert np.array_equal(found[clear], wide.argmax(0).numpy()[clear])
         assert clear.mean() > 0.99
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 100_000), (100_000, 1), (1500, 1500)])
+def test_segmenting_takes_bounded_memory_whatever_the_sides(height: int, width: int) -> None:
+    logits = np.random.default_rng(0).normal(size=(16, 16, 20)).astype(np.float32)
+    tracemalloc.start()
+    try:
+        found = upsampled_argmax(logits, height, width)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak - found.nbytes < 32 << 20
+
+
+def test_pixels_beyond_the_last_whole_patch_move_no_others() -> None:
+    import torch
+
+    image = ImageGeometry(num_layers=1, height=38, width=45, patch_size=8)  # 4 x 5 patches, 32 x 40
+    logits = np.random.default_rng(0).normal(size=(4, 5, 3)).astype(np.float32)
+    planes = torch.from_numpy(logits).permute(2, 0, 1)[None]
+    covered = torch.nn.functional.interpolate(planes, (32, 40), mode="bilinear")
+    expected = torch.nn.functional.pad(covered, (0, 5, 0, 6), mode="replicate")[0].argmax(0)
+    values = {"logits": np.concatenate([logits[0, :1], logits.reshape(20, 3)])}
+    seen = Seen(values, (45, 38), ("a", "b", "c"), None, 0, latency=None)  # type: ignore[arg-type]
+    found = to_segmentation(seen, image)
+    assert np.array_equal(found.classes, expected.numpy())
+    for index, share in enumerate(found.shares):
+        assert share == pytest.approx((expected == index).float().mean().item())

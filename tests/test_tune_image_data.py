@@ -1,6 +1,11 @@
 """Pictures to learn from, in every form, and everything that can be wrong with them, named."""
 
 import json
+import os
+import struct
+import tracemalloc
+import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -87,12 +92,16 @@ def test_a_csv(tmp_path: Path) -> None:
     assert [row.label for row in data.rows] == ["cat", "dog"]
     with pytest.raises(InvalidFileError, match="--image-column"):
         read_picture_data(path, Settings())
-    path.write_text("image,label\nx/1.png,cat\nx/2.png,dog\nx/1.png\n,cat\n")
+    long = "y" * 5000
+    path.write_text(f"image,label\nx/1.png,cat\nx/2.png,dog\nx/1.png\n,cat\n{long},dog\n")
     with pytest.raises(InvalidFileError) as caught:
         read_picture_data(path, Settings())
     assert "\n  line 3: there is no file x/2.png" in str(caught.value)
     assert "\n  line 4 has 1 fields, the first line 2" in str(caught.value)
     assert "\n  line 5 has no path" in str(caught.value)
+    assert "\n  line 6: there is no file yyy" in str(caught.value)
+    (tmp_path / "far.csv").write_text(f"image,label\n{tmp_path / 'x' / '1.png'},cat\n")
+    assert len(read_picture_data(tmp_path / "far.csv", Settings()).rows) == 1
 
 
 def test_an_archive_has_splits(tmp_path: Path) -> None:
@@ -136,12 +145,40 @@ def test_coco_boxes_and_masks(tmp_path: Path) -> None:
     assert target.classes.tolist() == [1]
     masks = read_picture_data(path, Settings(task="image-segmentation"))
     assert masks.labels == ("background", "dog", "cat")
-    mask = read_mask(masks.rows[0], masks.labels, (10, 6))
+    mask = read_mask(masks.rows[0], masks.labels, (10, 6), masks.labels)
     assert mask.shape == (6, 10)
-    assert set(mask[2:5, 1:5].ravel()) == {2}
-    assert mask.sum() == 2 * 12
+    assert set(mask[2:4, 1:4].ravel()) == {2}
+    assert mask.sum() == 2 * 6
     mirrored = coco(tmp_path, annotation={"iscrowd": 1})
     assert read_picture_data(mirrored, Settings()).rows[0].boxes == ()
+
+
+@pytest.mark.parametrize(
+    ("polygon", "rows"),
+    [
+        ((1, 1, 3, 1, 3, 3, 1, 3), ["0000", "0110", "0110", "0000"]),
+        ((1, 1, 1, 3, 3, 3, 3, 1), ["0000", "0110", "0110", "0000"]),  # the other way round
+        ((-1, -1, 5, -1, 5, 5, -1, 5), ["1111"] * 4),
+        ((0, 0, 3.9, 0, 0, 3.9), ["1110", "1100", "1000", "0000"]),
+        ((0.2, 0, 3.8, 4, 3.8, 0, 0.2, 4), ["1001", "1111", "1111", "1001"]),  # it crosses itself
+        ((1.2, 1.2, 1.4, 1.2, 1.4, 3), ["0000"] * 4),  # between the centres
+        ((0.5, 0.5, 2.5, 0.5, 2.5, 2.5, 0.5, 2.5), ["1100", "1100", "0000", "0000"]),
+    ],
+)
+def test_a_polygon_covers_the_centres_inside(polygon: tuple[float, ...], rows: list[str]) -> None:
+    found = paint([Shape("cat", (polygon,))], ["background", "cat"], 4, 4)
+    assert ["".join(map(str, row)) for row in found.tolist()] == rows
+
+
+def test_a_polygon_is_as_large_as_its_runs() -> None:
+    labels = ["background", "cat"]
+    square = paint([Shape("cat", ((2, 2, 4, 2, 4, 4, 2, 4),))], labels, 6, 6)
+    runs = paint([Shape("cat", counts=(14, 2, 4, 2, 14), size=(6, 6))], labels, 6, 6)
+    np.testing.assert_array_equal(square, runs)
+    angles = np.linspace(0, 2 * np.pi, 200, endpoint=False)
+    circle = np.stack([50.3 + 40 * np.cos(angles), 49.8 + 40 * np.sin(angles)], axis=1)
+    area = int(paint([Shape("cat", (tuple(circle.ravel()),))], labels, 100, 100).sum())
+    assert area == pytest.approx(np.pi * 40**2, rel=0.003)
 
 
 def test_packed_runs() -> None:
@@ -165,7 +202,14 @@ def test_packed_runs() -> None:
         ({"annotation": {"bbox": [1, 2, 3]}}, "expected x, y, width, height"),
         ({"annotation": {"category_id": 9}}, "of the category 9, not listed"),
         ({"annotation": {"image_id": 5}}, "annotation 7 is of image 5, which is not listed"),
-        ({"image": {"file_name": "b.png"}}, "b.png is neither beside the file"),
+        ({"image": {"file_name": "b.png"}}, "'b.png' is neither beside the file"),
+        ({"image": {"file_name": "b" * 5000}}, "is neither beside the file"),
+        ({"image": {"file_name": "\ud800.png"}}, "'\\ud800.png' is no text"),
+        ({"image": {"file_name": "/etc/a.png"}}, "'/etc/a.png' leads out of the file's folder"),
+        ({"image": {"file_name": "x/../../a.png"}}, "leads out of the file's folder"),
+        ({"image": {"id": float("inf")}}, "is no COCO annotation file"),
+        ({"annotation": {"bbox": [-0.9, 5, 0.5, 0.5]}}, "outside of the picture's 10 x 6 pixels"),
+        ({"annotation": {"bbox": [5, 6.5, 0.5, 0.5]}}, "outside of the picture's 10 x 6 pixels"),
         ({"image": {"file_name": None}}, "image 1 has no file_name"),
         ({"image": {"width": 0}}, "has no width and height"),
         ({"categories": []}, "no image or no category"),
@@ -212,11 +256,36 @@ def mask_folder(root: Path, *, size: tuple[int, int] = (10, 6), mode: str = "L")
 def test_a_folder_of_masks(tmp_path: Path) -> None:
     data = read_picture_data(mask_folder(tmp_path), Settings())
     assert data.labels == ("0", "1")
-    assert read_mask(data.rows[0], data.labels, (10, 6)).tolist() == [[1] * 10] * 6
+    assert read_mask(data.rows[0], data.labels, (10, 6), data.labels).tolist() == [[1] * 10] * 6
     named = read_picture_data(tmp_path, Settings(labels=("road", "sky", "sea")))
     assert named.labels == ("road", "sky", "sea")
     (tmp_path / "labels.txt").write_text("road\nsky\n")
     assert read_picture_data(tmp_path, Settings()).labels == ("road", "sky")
+
+
+def test_numbers_of_masks_stand_for_names(tmp_path: Path) -> None:
+    """A run that goes on from a prompt has the classes in the prompt's order, and the files in theirs."""
+    data = read_picture_data(mask_folder(tmp_path), Settings())
+    mask = np.array([[0, 1, 255] + [1] * 7] * 6, np.uint8)
+    Image.fromarray(mask).save(tmp_path / "masks" / "a.png")
+    store = open_store(data, ["sky", "sea", "road"], Small(), whole=True, numbered=["road", "sky"])
+    assert store.mask(0)[0].tolist() == [2, 0, 255] + [0] * 7
+    with pytest.raises(InvalidFileError, match="has the class 1; there are 1 classes"):
+        open_store(data, ["sky", "road"], Small(), whole=True, numbered=["road"])
+
+
+def test_what_coco_masks_leave_uncovered_is_background(tmp_path: Path) -> None:
+    categories = [{"id": 3, "name": "cat"}, {"id": 9, "name": "background"}]
+    path = coco(tmp_path, categories=categories)
+    data = read_picture_data(path, Settings(task="image-segmentation"))
+    assert data.labels == ("cat", "background")
+    for labels in (data.labels, ("background", "cat")):
+        mask = read_mask(data.rows[0], labels, (10, 6), labels)
+        assert labels[mask[0, 0]] == "background"
+        assert labels[mask[3, 2]] == "cat"
+    folder = read_picture_data(mask_folder(tmp_path / "train"), Settings())
+    with pytest.raises(InvalidFileError, match=r"a\.png 'background'"):
+        picture_labels(folder, data)
 
 
 def test_held_out_masks_number_the_same_classes(tmp_path: Path) -> None:
@@ -257,9 +326,26 @@ def with_a_broken_mask(root: Path) -> Path:
     return root
 
 
+def with_a_pipe(root: Path) -> Path:
+    (mask_folder(root) / "masks" / "a.png").unlink()
+    os.mkfifo(root / "masks" / "a.png")
+    return root
+
+
+def with_a_huge_mask(root: Path) -> Path:
+    path = mask_folder(root) / "masks" / "a.png"
+    raw = bytearray(path.read_bytes())
+    struct.pack_into(">II", raw, 16, 12_000, 10_000)
+    struct.pack_into(">I", raw, 29, zlib.crc32(raw[12:29]))
+    path.write_bytes(raw)
+    return root
+
+
 @pytest.mark.parametrize(
     ("make", "expected"),
     [
+        (with_a_pipe, "is a folder, pipe, socket or device"),
+        (with_a_huge_mask, "12000 x 10000 pixels"),
         (with_a_lone_mask, "masks/b has no picture"),
         (with_a_lone_picture, "images/b has no mask"),
         (with_one_name, "one label only, 'road'"),
@@ -318,6 +404,35 @@ def archive(**arrays: Any) -> Callable[[Path], Path]:
     return make
 
 
+def raw_archive(name: str = "train_images.npy", data: bytes = b"", **changes: Any) -> Any:
+    """An archive with good labels and one member of these bytes, whose directory may lie."""
+
+    def make(root: Path) -> Path:
+        path = root / "a.npz"
+        np.savez(path, train_labels=[0, 1])
+        with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as file:
+            file.writestr(name, data)
+        raw = bytearray(path.read_bytes())
+        for at in (raw.rfind(b"PK\1\2") + 8, raw.rfind(b"PK\3\4") + 6):  # flags, then the method
+            struct.pack_into("<H", raw, at, changes.get("flags", 0))
+            struct.pack_into("<H", raw, at + 2, changes.get("method", 8))
+        path.write_bytes(raw)
+        return path
+
+    return make
+
+
+def npy(shape: str, descr: str = "|u1", data: bytes = b"") -> bytes:
+    header = f"{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header.encode() + data
+
+
+def array_alone(root: Path) -> Path:
+    with (root / "a.npz").open("wb") as file:
+        np.save(file, GREY)
+    return root / "a.npz"
+
+
 def other_file(root: Path) -> Path:
     (root / "a.txt").write_text("x")
     return root / "a.txt"
@@ -345,6 +460,22 @@ GREY = np.zeros((2, 4, 4), np.uint8)
         (archive(train_images=GREY[..., None], train_labels=[0, 1]), "expected uint8"),
         (archive(train_images=GREY.astype(float), train_labels=[0, 1]), "expected uint8"),
         (archive(train_images=np.array([{}, {}]), train_labels=[0, 1]), "plain arrays"),
+        (archive(train_images=GREY, train_labels=[0, 2**40]), "has the label 1099511627776"),
+        (
+            archive(train_images=GREY, train_labels=np.array([0, 2**32 - 1], np.uint32)),
+            "a prompt file names",
+        ),
+        (array_alone, "is no .npz of plain arrays"),
+        (raw_archive(data=npy("(1125899906842624,)")), "is more than the 1073741824 bytes"),
+        (raw_archive(data=npy("(0, 1125899906842624)")), "is more than the 1073741824 bytes"),
+        (raw_archive(data=npy("(-2, 4, 4)", data=b"0" * 32)), "the shape (-2, 4, 4)"),
+        (raw_archive(data=npy("(2, 4, 4)", data=b"0" * 31)), "1 bytes are missing"),
+        (raw_archive(data=npy("(2, 4, 4)", data=b"0" * 33)), "more than the shape says"),
+        (raw_archive(data=npy("(2, 4, 4)", "|O")), "plain arrays"),
+        (raw_archive(data=b"no array"), "plain arrays"),
+        (raw_archive(data=npy("(2, 4, 4)", data=b"0" * 32), method=99), "plain arrays"),
+        (raw_archive(data=npy("(2, 4, 4)", data=b"0" * 32), flags=1), "is encrypted"),
+        (raw_archive("train_images", npy("(2, 4, 4)", data=b"0" * 32)), "plain arrays"),
     ],
 )
 def test_wrong_data_are_refused(
@@ -356,6 +487,29 @@ def test_wrong_data_are_refused(
     with pytest.raises(EdgeptError) as caught:
         read()
     assert expected in str(caught.value)
+
+
+def test_an_archive_is_not_unpacked_beyond_what_it_says(tmp_path: Path) -> None:
+    """A member that is not asked for is not touched, and a bomb not beyond the shape it gives."""
+    bomb = npy("(2, 4, 4)", data=bytes(1 << 26))
+    path = raw_archive("other.npy", b"no array")(tmp_path)
+    np.savez(tmp_path / "b.npz", train_images=GREY)
+    with zipfile.ZipFile(tmp_path / "b.npz") as made, zipfile.ZipFile(path, "a") as file:
+        file.writestr("train_images.npy", made.read("train_images.npy"))
+    assert len(read_picture_data(path, Settings()).rows) == 2
+    path = raw_archive(data=bomb)(tmp_path)
+    tracemalloc.start()
+    with pytest.raises(InvalidFileError, match="more than the shape says"):
+        read_picture_data(path, Settings())
+    assert tracemalloc.get_traced_memory()[1] < 1 << 23
+    tracemalloc.stop()
+
+
+def test_arrays_in_columns_are_read(tmp_path: Path) -> None:
+    images = np.asfortranarray(np.arange(60, dtype=np.uint8).reshape(2, 5, 6))
+    np.savez_compressed(tmp_path / "a.npz", train_images=images, train_labels=[0, 1])
+    rows = read_picture_data(tmp_path / "a.npz", Settings()).rows
+    np.testing.assert_array_equal(np.stack([np.asarray(row.picture) for row in rows]), images)
 
 
 def test_held_out_pictures_of_other_classes_are_named(tmp_path: Path) -> None:
@@ -372,3 +526,33 @@ def test_a_picture_of_another_size_than_stated_is_named(tmp_path: Path) -> None:
     data = read_picture_data(coco(tmp_path, image={"width": 20}), Settings())
     with pytest.raises(InvalidFileError, match=r"a\.png: has 10 x 6 pixels, the data state 20 x 6"):
         open_store(data, data.labels, Small(), whole=True)
+
+
+def test_a_pipe_among_the_pictures_is_not_waited_for(tmp_path: Path) -> None:
+    save(tmp_path / "a" / "1.png")
+    (tmp_path / "b").mkdir()
+    os.mkfifo(tmp_path / "b" / "2.png")
+    with pytest.raises(InvalidFileError, match=r"2\.png is a folder, pipe, socket or device"):
+        read_picture_data(tmp_path, Settings())
+
+
+@pytest.mark.parametrize("orientation", [3, 6])
+def test_a_turned_picture_with_boxes_or_a_mask_is_refused(orientation: int, tmp_path: Path) -> None:
+    def turn(path: Path) -> None:
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        Image.new("RGB", (10, 6), 1).save(path, exif=exif)
+
+    path = coco(tmp_path)
+    turn(tmp_path / "a.png")
+    masks = mask_folder(tmp_path / "masks")
+    turn(masks / "images" / "a.jpg")
+    for data in (read_picture_data(path, Settings()), read_picture_data(masks, Settings())):
+        with pytest.raises(
+            InvalidFileError, match=f"EXIF orientation {orientation}: .* Save it turned"
+        ):
+            open_store(data, data.labels, Small(), whole=True)
+    for name in ("x/1.jpg", "y/1.jpg"):
+        turn(save(tmp_path / "classes" / name))
+    classes = read_picture_data(tmp_path / "classes", Settings())
+    assert len(open_store(classes, ("x", "y"), Small(), whole=False)) == 2  # a class is of any side

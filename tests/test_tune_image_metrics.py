@@ -9,8 +9,15 @@ pytest.importorskip("torch", reason="needs the workstation's extra")
 
 import torch
 
+from edgept.bundle import ImageGeometry
+from edgept.runtime.segmenter import upsampled_argmax
 from edgept.tune.vision.average_precision import Found, average_precision
-from edgept.tune.vision.losses import detection_loss, segmentation_loss
+from edgept.tune.vision.losses import (
+    detection_loss,
+    patch_detection_loss,
+    segmentation_loss,
+    upsample,
+)
 from edgept.tune.vision.matching import generalized_iou, match
 from edgept.tune.vision.metrics import (
     area_under_curve,
@@ -91,6 +98,25 @@ def test_average_precision_takes_an_object_once_and_each_class_alone() -> None:
     assert average_precision(made[2:], right[2:], 2) == {}
 
 
+def test_a_hundred_detections_of_each_class_count() -> None:
+    """As in COCO's own evaluation, many of one class leave another's in."""
+    right = [Found(boxes((0, 0, 4, 4), (0, 0, 4, 4)), np.array([0, 1]))]
+    scores = np.r_[np.linspace(1, 0.9, 150), 0.5]
+    places = np.tile((8.0, 8.0, 9.0, 9.0), (151, 1))
+    places[[120, 150]] = 0, 0, 4, 4
+    classes = np.r_[np.zeros(150, int), 1]
+    # of class 0 the right one is the 121st, of class 1 the only one
+    assert average_precision([Found(places, classes, scores)], right, 2)["ap"] == 1 / 2
+
+
+def test_boxes_that_are_no_numbers_make_no_finite_loss() -> None:
+    target = Target(0, torch.tensor([1]), torch.tensor([[0.5, 0.5, 0.2, 0.2]]), None)
+    broken, fine = torch.full((1, 2, 4), math.nan), torch.full((1, 2, 4), 0.5)
+    for loss in (detection_loss, patch_detection_loss):
+        assert not loss(torch.zeros(1, 2, 2), broken, [target]).isfinite()
+        assert not loss(torch.full((1, 2, 2), math.nan), fine, [target]).isfinite()
+
+
 def test_generalized_iou() -> None:
     left = torch.tensor([[1.0, 1.0, 2.0, 2.0]])  # corners 0, 0, 2, 2
     right = torch.tensor([[1.0, 1.0, 2.0, 2.0], [2.0, 1.0, 2.0, 2.0], [5.0, 1.0, 2.0, 2.0]])
@@ -153,3 +179,15 @@ def test_rows_begin_as_in_the_paper() -> None:
     assert 0.99 * bound < np.abs(rows).max() <= bound
     assert abs(rows.mean()) < 1e-3
     assert set(module.tensors()) == {"prompt_embeds", "head.weight", "head.bias"}
+
+
+@pytest.mark.parametrize("size", [(38, 45), (19, 100)])
+def test_pixels_beyond_the_last_whole_patch_are_trained_as_they_are_found(
+    size: tuple[int, int],
+) -> None:
+    image = ImageGeometry(num_layers=1, height=38, width=45, patch_size=8)  # 4 x 5 patches
+    logits = np.random.default_rng(0).normal(size=(4, 5, 3)).astype(np.float32)
+    wide = upsample(torch.from_numpy(logits).view(1, 20, 3), image.grid, size, image.sides)[0]
+    found = upsampled_argmax(logits, *size, image.sides)
+    assert np.array_equal(wide.argmax(dim=0).numpy(), found)
+    assert not np.array_equal(upsampled_argmax(logits, *size), found)

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from PIL import Image, ImageDraw
 
 import edgept
-from edgept.errors import IncompatibleError, InvalidFileError, UsageError
+from edgept.errors import EdgeptError, IncompatibleError, InvalidFileError, UsageError
 
 pytest.importorskip("torch", reason="needs the workstation's extra")
 
@@ -114,7 +114,7 @@ def write_coco(root: Path, rows: int = 18, first: int = 0) -> Path:
         images.append(
             {"id": i, "file_name": f"{i}.png", "width": picture.width, "height": picture.height}
         )
-        corners = [x, y, x + width - 1, y, x + width - 1, y + height - 1, x, y + height - 1]
+        corners = [x, y, x + width, y, x + width, y + height, x, y + height]
         annotations.append(
             {
                 "id": 100 + i,
@@ -349,6 +349,23 @@ def test_a_run_goes_on_from_a_prompt(tmp_path: Path, backbone: Backbone) -> None
         tune(backbone, data, tmp_path / "c.safetensors", settings)
 
 
+def test_a_run_goes_on_from_a_prompt_with_masks_in_another_order(
+    tmp_path: Path, backbone: Backbone
+) -> None:
+    data = write_masks(tmp_path / "train")
+    other = Path(shutil.copytree(data, tmp_path / "other"))
+    (other / "labels.txt").write_text("green\nred\nbackground\nblue\n")
+    for path in (other / "masks").iterdir():
+        mask = np.array(Image.open(path))
+        Image.fromarray(np.where(mask < 4, (mask + 2) % 4, mask)).save(path)
+    first, second = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    made = tune(backbone, data, first, quick(method="head"), evaluation=data).record
+    settings = Settings(method="head", steps=1, batch_size=4, init=f"prompt:{first}")
+    record = tune(backbone, other, second, settings, evaluation=other).record
+    assert record["validations"][0]["metric"] == pytest.approx(made["best"]["metric"])
+    assert edgept.read_prompt(second).labels == ("background", "blue", "green", "red")
+
+
 def test_a_projection_is_folded_into_the_file(tmp_path: Path, backbone: Backbone) -> None:
     data = write_folder(tmp_path / "train", rows=6)
     output = tmp_path / "p.safetensors"
@@ -456,6 +473,13 @@ def test_more_objects_than_virtual_tokens_are_refused(tmp_path: Path, backbone: 
     path.write_text(json.dumps(content))
     with pytest.raises(InvalidFileError, match=r"--virtual-tokens 5.*\n  0.png has 5 objects"):
         tune(backbone, path, tmp_path / "p.safetensors", quick(virtual_tokens=4))
+
+
+def test_detections_that_diverge_are_an_error(tmp_path: Path, backbone: Backbone) -> None:
+    settings = quick(method="vpt-shallow", learning_rate=1e30, head_learning_rate=1e30)
+    data = write_coco(tmp_path / "train", rows=6)
+    with pytest.raises(EdgeptError, match="the training diverged"):
+        tune(backbone, data, tmp_path / "a.safetensors", settings, evaluation=data)
 
 
 def test_broken_pictures_are_named(tmp_path: Path, backbone: Backbone) -> None:

@@ -1,5 +1,6 @@
 """Image models: what the graph computes is what transformers does, with a prompt and without."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 from edgept import Prompt
-from edgept.bundle import read_manifest
+from edgept.bundle import PREPROCESSOR_NAME, read_manifest
 from edgept.errors import IncompatibleError, UsageError
 from edgept.export.exporter import export_model
 from edgept.export.families import VISION
@@ -26,8 +27,8 @@ CLASSIFIERS = ("vit", "deit", "dinov2")
 RANDOM = np.random.default_rng(5)
 
 
-def pixels(count: int = 2) -> Any:
-    return torch.from_numpy(RANDOM.normal(size=(count, 3, 32, 32)).astype(np.float32))
+def pixels(count: int = 2, width: int = 32) -> Any:
+    return torch.from_numpy(RANDOM.normal(size=(count, 3, 32, width)).astype(np.float32))
 
 
 def prompted(model: Any) -> PromptedVision:
@@ -64,12 +65,12 @@ def test_vectors_are_those_of_the_model_with_texts(kind: str) -> None:
     np.testing.assert_allclose(run_plain(model, pictures)[2][:, 0], expected, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", ["vit", "deit", "dinov2", "dinov2-registers"])
+@pytest.mark.parametrize("kind", ["vit", "deit", "dinov2", "dinov2-registers", "vit-wide"])
 def test_features_are_the_last_hidden_states(kind: str) -> None:
-    model, pictures = tiny_image_model(kind), pixels()
+    model, pictures = tiny_image_model(kind), pixels(width=48 if kind == "vit-wide" else 32)
     with torch.no_grad():
         states = model(pixel_values=pictures).last_hidden_state
-    first = states.shape[1] - 16  # patches
+    first = states.shape[1] - pictures.shape[3] // 8 * 4  # patches
     expected = torch.cat([states[:, :1], states[:, first:]], 1)
     np.testing.assert_allclose(run_plain(model, pictures)[2], expected, rtol=0, atol=1e-6)
 
@@ -117,7 +118,8 @@ def test_exported_bundle_is_exact(kind: str, tmp_path: Path) -> None:
     assert made.parity.max_rel <= 1e-5
     manifest = read_manifest(tmp_path / "bundle")
     assert manifest.image is not None
-    assert (manifest.image.num_layers, manifest.image.grid) == (LAYERS, (4, 4))
+    grid = (4, 6) if kind == "vit-wide" else (4, 4)
+    assert (manifest.image.num_layers, manifest.image.grid) == (LAYERS, grid)
     assert manifest.labels == list(labels)
 
 
@@ -185,6 +187,27 @@ def test_one_prompt_for_a_backbone_with_and_without_its_head(
     classifier = load_frozen(find_model(str(tmp_path)))
     bare = load_frozen(find_model(str(tmp_path), "image-feature-extraction"))
     assert (fingerprint(bare) == fingerprint(classifier)) is same
+
+
+def test_positions_are_stretched_to_the_pictures_that_are_given(tmp_path: Path) -> None:
+    """DINOv2 was trained at 518 pixels, its preprocessor makes 224."""
+    save_image_model("dinov2-large", tmp_path)
+    model, pictures = load_frozen(find_model(str(tmp_path))), pixels()
+    assert prompted(model).geometry.grid == (4, 4)
+    with torch.no_grad():
+        expected = tiny_image_model("dinov2-large")(pixel_values=pictures).last_hidden_state
+    np.testing.assert_allclose(run_plain(model, pictures)[2], expected, rtol=0, atol=1e-6)
+
+
+def test_what_is_made_of_a_picture_counts(tmp_path: Path) -> None:
+    save_image_model("vit", tmp_path)
+    before = fingerprint(load_frozen(find_model(str(tmp_path))))
+    path = tmp_path / PREPROCESSOR_NAME
+    settings = json.loads(path.read_text())
+    path.write_text(json.dumps({**settings, "processor_class": "AnyProcessor"}))
+    assert fingerprint(load_frozen(find_model(str(tmp_path)))) == before
+    path.write_text(json.dumps({**settings, "image_mean": [0.4, 0.5, 0.5]}))
+    assert fingerprint(load_frozen(find_model(str(tmp_path)))) != before
 
 
 def test_text_tower_does_not_count() -> None:

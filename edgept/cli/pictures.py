@@ -5,24 +5,29 @@ import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
 
+from edgept.cli.drawings import Drawings
 from edgept.cli.findings import lines, to_json
 from edgept.errors import EdgeptError, UsageError
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from edgept.runtime.content import LoadedPrompt
     from edgept.runtime.model import Model
     from edgept.runtime.seeing import Sighting
 
 __all__ = ["Output", "list_pictures", "look"]
 
-_BATCH = 16  # pictures that are read ahead
+_BATCH = 16  # pictures that are asked about at once
+_MAX_PIXELS = 1 << 26  # whose classes are found at once, two bytes a pixel
+_SEGMENTS = "image-segmentation"
+
+_Request: TypeAlias = "tuple[Path, str, LoadedPrompt | None]"
 
 
 @dataclass
@@ -31,33 +36,20 @@ class Output:
 
     Attributes:
         as_json: an object a line on stdout, instead of text.
-        save: folder for pictures with what was found drawn on them; None saves none.
+        drawings: where pictures with what was found drawn on them go; None saves none.
         vectors: whether pictures are made vectors, whatever their prompts are for; they are kept and not
             printed.
-        force: whether existing files may be replaced.
         several: whether the prompt's name is said, too.
-        kept: the vectors, None for a picture that could not be read.
+        kept: the vectors, None where there is none.
         failed: pictures that could not be read, and why.
     """
 
     as_json: bool
-    save: Path | None
+    drawings: Drawings | None
     vectors: bool
-    force: bool
     several: bool
     kept: list[Any] = field(default_factory=list)
     failed: dict[Path, EdgeptError] = field(default_factory=dict)
-    _names: set[str] = field(default_factory=set)
-
-    def name(self, path: Path, prompt: str) -> str:
-        """A file name that no other picture of this run has."""
-        stem = f"{path.stem}.{_as_file_name(prompt)}" if self.several else path.stem
-        name, number = stem, 1
-        while name in self._names:
-            number += 1
-            name = f"{stem}-{number}"
-        self._names.add(name)
-        return name
 
 
 def list_pictures(inputs: Sequence[str], input_file: str | None) -> list[Path]:
@@ -96,8 +88,6 @@ def look(
         options: of `Model.see`.
         output: where results go. Its `kept` and `failed` are filled.
     """
-    if output.save is not None:
-        output.save.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():
         # of odd metadata in a picture that is read all the same
         warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -113,13 +103,17 @@ def _look(
 ) -> None:
     for path, name, found in _found(model, paths, prompts, options, vectors=output.vectors):
         if isinstance(found, EdgeptError):
-            _fail(path, found, output, len(prompts))
+            # under each prompt, but it is said once
+            is_said = name != prompts[0][0] and str(found) == str(output.failed.get(path))
+            _fail(path, found, output, is_said=is_said)
             continue
-        try:
-            saved = [] if output.save is None else _save(path, name, found, output)
-        except EdgeptError as error:
-            _fail(path, error, output, 1)
-            continue
+        saved: list[str] = []
+        if output.drawings is not None:
+            try:
+                saved = output.drawings.save(path, name if output.several else None, found)
+            except EdgeptError as error:
+                _fail(path, error, output)
+                continue
         if output.vectors:
             output.kept.append(found)
         if output.as_json:
@@ -141,38 +135,70 @@ def _found(
     *,
     vectors: bool,
 ) -> "Iterator[tuple[Path, str, Sighting | EdgeptError]]":
-    """What is found, picture by picture under each prompt; of one that cannot be read, why, once."""
+    """What is found, picture by picture under each prompt, or why nothing is."""
 
-    def ask(some: Sequence[Path]) -> "Sequence[Sighting]":
-        requests = [(path, prompt) for path in some for _, prompt in prompts]
-        return (
-            model.embed_image_batch(requests) if vectors else model.see_batch(requests, **options)
-        )
+    def ask(requests: "Sequence[_Request]") -> "Sequence[Sighting]":
+        asked = [(path, prompt) for path, _, prompt in requests]
+        return model.embed_image_batch(asked) if vectors else model.see_batch(asked, **options)
 
-    for first in range(0, len(paths), _BATCH):
-        batch = paths[first : first + _BATCH]
+    for batch in _batches(paths, prompts, vectors=vectors):
         try:
-            answers = iter(ask(batch))
+            answers = ask(batch)
         except EdgeptError:
             # one cannot be read; each is asked for itself
-            for path in batch:
+            for path, some in groupby(batch, key=itemgetter(0)):
+                requests = [*some]
+                alone: Sequence[Sighting | EdgeptError]
                 try:
-                    alone = ask([path])
+                    alone = ask(requests)
                 except EdgeptError as error:
-                    yield path, "", error
-                    continue
-                for (name, _), found in zip(prompts, alone, strict=True):
+                    alone = [error] * len(requests)
+                for (_, name, _), found in zip(requests, alone, strict=True):
                     yield path, name, found
             continue
-        for path in batch:
-            for name, _ in prompts:
-                yield path, name, next(answers)
+        for (path, name, _), found in zip(batch, answers, strict=True):
+            yield path, name, found
 
 
-def _fail(path: Path, error: EdgeptError, output: Output, prompts: int) -> None:
+def _batches(
+    paths: Sequence[Path], prompts: "Sequence[tuple[str, LoadedPrompt | None]]", *, vectors: bool
+) -> "Iterator[list[_Request]]":
+    """What is asked at once: of few pictures, and with classes of few pixels as results."""
+    batch: list[_Request] = []
+    held = 0
+    for number, path in enumerate(paths, 1):
+        pixels = None
+        for name, prompt in prompts:
+            if not vectors and prompt is not None and prompt.prompt.task == _SEGMENTS:
+                pixels = _pixels(path) if pixels is None else pixels
+                if batch and held + pixels > _MAX_PIXELS:
+                    yield batch
+                    batch, held = [], 0
+                held += pixels
+            batch.append((path, name, prompt))
+        if batch and number % _BATCH == 0:
+            yield batch
+            batch, held = [], 0
+    if batch:
+        yield batch
+
+
+def _pixels(path: Path) -> int:
+    from edgept.pictures.reading import read_size
+
+    try:
+        width, height = read_size(path)
+    except EdgeptError:
+        return 0  # which is told when it is looked at
+    return width * height
+
+
+def _fail(path: Path, error: EdgeptError, output: Output, *, is_said: bool = False) -> None:
     output.failed.setdefault(path, error)
     if output.vectors:
-        output.kept += [None] * prompts
+        output.kept.append(None)
+    if is_said:
+        return
     if output.as_json:
         click.echo(json.dumps({"input": _shown(path), "error": str(error)}, ensure_ascii=False))
     click.echo(f"error: {error}", err=True)
@@ -190,48 +216,5 @@ def _to_json(path: Path, found: "Sighting", saved: Sequence[str]) -> str:
     return to_json(_shown(path), found, **more)
 
 
-def _save(path: Path, prompt: str, found: "Sighting", output: Output) -> list[str]:
-    """Write the picture with what was found on it; of segments also the class of every pixel.
-
-    Returns:
-        The files.
-    """
-    from edgept.atomic import write_bytes
-    from edgept.pictures import drawing, read_picture
-    from edgept.runtime.detector import Detections
-    from edgept.runtime.image_classifier import ImageClassification
-    from edgept.runtime.segmenter import Segmentation
-
-    folder = output.save
-    if folder is None:
-        raise AssertionError("there is a folder to save in")
-    picture, name = read_picture(path), output.name(path, prompt)
-    files: dict[str, Image.Image] = {}
-    if isinstance(found, Segmentation):
-        files[f"{name}.png"] = drawing.draw_areas(picture, found.classes, found.labels)
-        files[f"{name}.classes.png"] = drawing.to_mask(found.classes)
-    elif isinstance(found, Detections):
-        index = {label: number for number, label in enumerate(found.labels)}
-        boxes = [
-            (item.box, f"{item.label} {item.score:.2f}", index[item.label]) for item in found.found
-        ]
-        files[f"{name}.png"] = drawing.draw_boxes(picture, boxes)
-    elif isinstance(found, ImageClassification):
-        text = f"{found.label} {found.probability:.2f}"
-        files[f"{name}.png"] = drawing.draw_caption(picture, text, found.labels.index(found.label))
-    else:
-        raise UsageError(
-            "--save draws classes, segments or boxes, and without a prompt this bundle makes vectors. Give "
-            "a prompt, or write them with --npy."
-        )
-    for file, image in files.items():
-        write_bytes(folder / file, drawing.to_png(image), overwrite=output.force)
-    return [click.format_filename(folder / file) for file in files]
-
-
 def _shown(path: Path) -> str:
     return click.format_filename(path)
-
-
-def _as_file_name(prompt: str) -> str:
-    return "".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in prompt)

@@ -57,7 +57,7 @@ prompt.add_command(classes)
     "--task",
     metavar="TASK",
     help="What a prompt for an image model is for: image-classification, image-segmentation or "
-    "object-detection. [default: the source's own; of bare tensors what they can be for]",
+    "object-detection; bare tensors with a head and no boxes need it. [default: the source's own]",
 )
 @click.option("--force", is_flag=True, help="Replace an existing file.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
@@ -86,7 +86,11 @@ def pack(
 
     names = None if labels is None else read_labels(labels)
     manifest = read_manifest(find_bundle(bundle))
-    loaded = load_prompt_source(source, manifest, task_index=task_index, name=name)
+    if task is not None and task not in manifest.prompt_tasks:
+        raise click.UsageError(
+            f"--task {task}: prompts for {manifest.source} are for {', '.join(manifest.prompt_tasks)}."
+        )
+    loaded = load_prompt_source(source, manifest, task_index=task_index, name=name, task=task)
     if names is not None:
         if "head.weight" not in loaded.tensors:
             raise click.UsageError(
@@ -94,10 +98,6 @@ def pack(
             )
         loaded = replace(loaded, labels=names)
     if task is not None:
-        if task not in manifest.prompt_tasks:
-            raise click.UsageError(
-                f"--task {task}: prompts for {manifest.source} are for {', '.join(manifest.prompt_tasks)}."
-            )
         loaded = replace(loaded, task=task)
     warn_of_other_base(loaded, manifest)
     packed = bind(loaded, manifest)
@@ -229,8 +229,9 @@ def _fits(file: Path, bundles: Path, task_index: int | None) -> Iterator[dict[st
     for folder in sorted(path.parent for path in bundles.glob(f"*/{MANIFEST_NAME}")):
         try:
             manifest = read_manifest(folder)
-            # Loaded anew: what a bare tensor is depends on the bundle.
-            loaded = load_prompt_source(file, manifest, task_index=task_index)
+            # Loaded anew: what a bare tensor is depends on the bundle. A bare head fits as any task's.
+            any_task = manifest.prompt_tasks[0]
+            loaded = load_prompt_source(file, manifest, task_index=task_index, task=any_task)
             check_fits(loaded, manifest)
         except (IncompatibleError, InvalidFileError) as error:
             yield {"bundle": str(folder), "fits": False, "why": str(error)}

@@ -48,6 +48,7 @@ def classes(
 
     MODEL is a whole CLIP or SigLIP model, whose prompt classifies pictures, or OWL-ViT, whose prompt finds
     things: a transformers folder or a hub id. Its text side is read here, once; the device reads a matrix.
+    Of a name, "_" is read as a space.
 
     \N{BACKSPACE}
       edgept prompt classes CLIP --labels cat,dog -o pets.safetensors

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgept.cli.answer import show, warn_of_other_base
+from edgept.cli.drawings import Drawings
 from edgept.cli.findings import find, lines, to_json, warning
 from edgept.cli.options import bundle_option, json_option
 from edgept.cli.pictures import Output, list_pictures, look
@@ -265,7 +266,8 @@ def run(
         return
     answers: list[tuple[str, LoadedPrompt | None]] = [*loaded.items()] or [("", None)]
     if looks:
-        output = Output(as_json, save, npy is not None, force, several=len(loaded) > 1)
+        drawings = None if save is None else Drawings(save, pictures, force=force)
+        output = Output(as_json, drawings, npy is not None, several=len(loaded) > 1)
         look(model, pictures, answers, options, output)
         if npy is not None and len(output.failed) < len(pictures):
             _write_vectors(npy, output.kept, force=force)

@@ -65,6 +65,10 @@ _TASKS = (
     "--flip", is_flag=True, default=None, help="Mirror half of the pictures while learning."
 )
 @click.option(
+    "--template",
+    help='Of coop: the words before the class, {}, are where it begins: "a photo of a {}."  [default: random]',
+)
+@click.option(
     "--labels",
     metavar="NAME,NAME,…|@FILE",
     help="Names of the classes that .npz and masks only number.  [default: the numbers]",
@@ -153,7 +157,8 @@ def tune(
 
     For an image model, DATA is a folder with a sub-folder of pictures for each class, a .csv with image
     and label, an .npz (train_images, train_labels, val_images, …; archive.npz:test names a split), a COCO
-    .json with boxes or masks, or a folder with images/ and masks/.
+    .json with boxes or masks, or a folder with images/ and masks/. Paths in the .csv are relative to it or
+    absolute; those of the COCO .json stay below its folder.
 
     \N{BACKSPACE}
       edgept tune VIT photos/ -o species.safetensors --eval-split 0.1 --virtual-tokens 10

@@ -4,6 +4,7 @@ preprocessor_config.json says how. transformers has a class for each family; all
 crop, scale and normalise in this order, and differ in their defaults only.
 """
 
+import hashlib
 import json
 import math
 import os
@@ -179,6 +180,14 @@ class Preprocessor:
             )
         self.height, self.width = last.height, last.width
         self._levels = self._make_levels(chosen)  # (3, 256)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over what it does to a picture, whatever its settings are called; 64 hex digits."""
+        steps = (self._size, self._crop, int(self._resample), self.height, self.width)
+        digest = hashlib.sha256(repr(steps).encode())
+        digest.update(np.asarray(self._levels, "<f4").tobytes())
+        return digest.hexdigest()
 
     @classmethod
     def from_bundle(cls, folder: str | os.PathLike[str]) -> "Preprocessor":

@@ -26,10 +26,19 @@ from PIL import (
 from edgept.errors import InvalidFileError, UsageError
 from edgept.formats.regular_file import open_regular
 
-__all__ = ["MAX_FILE_BYTES", "MAX_PIXELS", "Picture", "read_picture"]
+__all__ = [
+    "MAX_FILE_BYTES",
+    "MAX_PIXELS",
+    "Picture",
+    "check_size",
+    "read_picture",
+    "read_picture_bytes",
+    "read_size",
+]
 
 MAX_FILE_BYTES = 128 << 20
-# 256 MiB as RGB; Pillow warns of a decompression bomb from here on.
+# Pillow warns of a decompression bomb from here on. It holds RGB in four bytes a pixel, 341 MiB, and while a
+# picture is converted and turned upright there are three such copies, of 16-bit grey four: 1.4 GiB at most.
 MAX_PIXELS = (1 << 30) // 4 // 3
 
 Picture: TypeAlias = str | os.PathLike[str] | bytes | npt.NDArray[np.uint8] | Image.Image
@@ -58,7 +67,7 @@ _UPRIGHT = {
 }
 
 
-def read_picture(source: Picture, *, name: str | None = None) -> Image.Image:
+def read_picture(source: Picture, *, name: str | None = None, may_turn: bool = True) -> Image.Image:
     """Read a picture: RGB, 8 bits a channel, upright.
 
     16-bit grey is scaled to 8 bits, CMYK and palettes are converted, transparency is left out as
@@ -67,28 +76,46 @@ def read_picture(source: Picture, *, name: str | None = None) -> Image.Image:
     Args:
         source: see `Picture`.
         name: what to call it in an error; None takes the file's name.
+        may_turn: whether one that its EXIF orientation turns is read; not where somebody gave boxes or masks
+            for its pixels, and nobody knows whether before or after the turn.
 
     Raises:
         UsageError: there is no such file, or what is given is no picture.
-        InvalidFileError: the file is too large, in no format that is read, corrupt or cut short; or its
-            pixels are of a kind that has no grey levels (floats, wide integers).
+        InvalidFileError: the file is too large, in no format that is read, corrupt or cut short; its
+            pixels are of a kind that has no grey levels (floats, wide integers); or it may not be turned.
     """
     if isinstance(source, (str, os.PathLike)):
         name = name or os.fsdecode(source)
-        return _decode(_read_bytes(source), name)
+        return _decode(read_picture_bytes(source), name, may_turn)
     name = name or "the picture"
     if isinstance(source, (bytes, bytearray, memoryview)):
-        return _decode(bytes(source), name)
+        return _decode(bytes(source), name, may_turn)
     if isinstance(source, np.ndarray):
         return _from_array(source, name)
     if isinstance(source, Image.Image):
-        return _finish(source, getattr(source, "filename", "") or name)
+        return _finish(source, getattr(source, "filename", "") or name, may_turn)
     raise UsageError(
         f"{name} is a {type(source).__name__}; expected a path, bytes, a numpy array or a Pillow image."
     )
 
 
-def _read_bytes(path: str | os.PathLike[str]) -> bytes:
+def read_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Width and height that a file says that it has, as it lies; no pixel is decoded.
+
+    Raises:
+        UsageError: there is no such file.
+        InvalidFileError: the file is too large, in no format that is read, or its header is broken.
+    """
+    return _open(read_picture_bytes(path), os.fsdecode(path)).size
+
+
+def read_picture_bytes(path: str | os.PathLike[str]) -> bytes:
+    """A picture's file as it is.
+
+    Raises:
+        UsageError: there is no such file.
+        InvalidFileError: it is no regular file, or too large.
+    """
     with open_regular(path, max_bytes=1 << 62, follow_links=True) as (stream, size):
         if size > MAX_FILE_BYTES:
             raise InvalidFileError(
@@ -99,7 +126,20 @@ def _read_bytes(path: str | os.PathLike[str]) -> bytes:
         return stream.read(size)
 
 
-def _decode(data: bytes, name: str) -> Image.Image:
+def _decode(data: bytes, name: str, may_turn: bool) -> Image.Image:
+    return _finish(_open(data, name), name, may_turn, _form(data, name))
+
+
+def _open(data: bytes, name: str) -> Image.Image:
+    """The picture before its pixels are decoded."""
+    form = _form(data, name)
+    try:
+        return _OPENERS[form][1](BytesIO(data))
+    except Exception as error:  # of a broken file Pillow raises nearly anything
+        raise _corrupt(name, form, error) from error
+
+
+def _form(data: bytes, name: str) -> str:
     form = next((form for form in _OPENERS if _is(form, data)), None)
     if form is None:
         found = f"it begins with {data[:8]!r}" if data else "it is empty"
@@ -107,23 +147,25 @@ def _decode(data: bytes, name: str) -> Image.Image:
             "picture-unknown-format",
             f"{name} is no picture that is read: {found}. Expected one of {', '.join(_OPENERS)}: convert it.",
         )
-    try:
-        picture = _OPENERS[form][1](BytesIO(data))  # the header alone
-    except Exception as error:  # of a broken file Pillow raises nearly anything
-        raise _corrupt(name, form, error) from error
-    return _finish(picture, name, form)
+    return form
 
 
 def _is(form: str, data: bytes) -> bool:
     return data.startswith(_OPENERS[form][0]) and (form != "WebP" or data[8:12] == b"WEBP")
 
 
-def _finish(picture: Image.Image, name: str, form: str = "picture") -> Image.Image:
+def _finish(picture: Image.Image, name: str, may_turn: bool, form: str = "picture") -> Image.Image:
     width, height = picture.size
-    _check_size(width, height, name)
+    check_size(width, height, name)
     try:
         picture.load()
         orientation = picture.getexif().get(ExifTags.Base.Orientation)
+        if orientation in _UPRIGHT and not may_turn:
+            raise InvalidFileError(
+                "picture-turned",
+                f"{name} has the EXIF orientation {orientation}: it is shown turned or mirrored, and nothing says "
+                "whether its boxes or its mask are. Save it turned, without that entry, and see that they fit.",
+            )
         if picture.mode in ("I", "I;16", "I;16L", "I;16B", "I;16N"):
             picture = _of_16_bits(picture, name)
         if picture.mode in ("F", "LAB"):
@@ -152,12 +194,17 @@ def _from_array(array: npt.NDArray[Any], name: str) -> Image.Image:
             f"{name} is an array of {array.dtype} with shape {array.shape}; expected uint8 of shape (height, "
             "width, 3), red first, or (height, width) in grey."
         )
-    _check_size(array.shape[1], array.shape[0], name)
+    check_size(array.shape[1], array.shape[0], name)
     plane = array.reshape(array.shape[:2]) if is_grey else array
     return Image.fromarray(np.ascontiguousarray(plane)).convert("RGB")
 
 
-def _check_size(width: int, height: int, name: str) -> None:
+def check_size(width: int, height: int, name: str) -> None:
+    """Refuse a picture before it is decoded.
+
+    Raises:
+        InvalidFileError: it has no pixels, or more than `MAX_PIXELS`.
+    """
     if width < 1 or height < 1:
         raise InvalidFileError(
             "picture-empty", f"{name} has {width} x {height} pixels: there is nothing to see."

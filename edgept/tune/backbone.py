@@ -158,7 +158,7 @@ def _load_vision(source: ModelSource, precision: str, device: str) -> Backbone:
         frozen = load_frozen(source)
     identity = fingerprint(frozen)
     vision = PromptedVision(frozen, VISION[source.config.model_type])
-    preprocessor, _ = read_preprocessor(source, vision.geometry)
+    preprocessor, _ = read_preprocessor(source)
     frozen.to(device=device, dtype=torch.bfloat16 if precision == "bf16" else torch.float32)
     return Backbone(
         source,

@@ -9,6 +9,7 @@ _CLASSIFIERS = ("Dinov2ForImageClassification", "Dinov2WithRegistersForImageClas
 FAMILY = VisionFamily(
     model_types=("dinov2", "dinov2_with_registers"),
     layers="encoder.layer",
+    takes_any_size=True,  # trained at 518 pixels, and usually given 224
     readouts=dict.fromkeys(_CLASSIFIERS, first_and_mean),
     heads=dict.fromkeys(_CLASSIFIERS, ("classifier",)),
 )

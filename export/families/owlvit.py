@@ -1,4 +1,4 @@
-"""OWL-ViT (Minderer et al. 2022) and OWLv2 (2023): each patch finds one thing, named by a text's vector.
+"""OWL-ViT (Minderer et al. 2022): each patch finds one thing, named by a text's vector.
 
 What is looked for is the head: a row for each text, its vector of length one and behind it a 1, so that
 the model's own scale and shift of a patch's similarities are a linear layer's, too.
@@ -36,7 +36,7 @@ def _boxes(model: Any, tokens: torch.Tensor, first: int, prompt: Any) -> torch.T
 
 
 FAMILY = VisionFamily(
-    model_types=("owlvit", "owlv2"),
+    model_types=("owlvit",),
     layers="encoder.layers",
     norm="post_layernorm",
     norm_first="pre_layernorm",

@@ -82,6 +82,8 @@ class VisionFamily:
         layers: where the image tower's layers are, a path of attributes.
         norm: name of the normalisation behind them.
         norm_first: name of that between embeddings and layers, in families that have one.
+        takes_any_size: whether its models stretch their table of positions to a picture of another size than
+            that of their configuration.
         has_pooler: whether its bare model has a layer over the class token, which nothing here reads.
         readout: makes features of the tokens.
         readouts: by the model's class, where it is another one.
@@ -95,6 +97,7 @@ class VisionFamily:
     layers: str = "layers"
     norm: str = "layernorm"
     norm_first: str | None = None
+    takes_any_size: bool = False
     has_pooler: bool = False
     readout: Readout = first_token
     readouts: Mapping[str, Readout] = field(default_factory=dict)

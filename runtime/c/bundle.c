@@ -126,6 +126,9 @@ static enum edgept_status check_facts(struct edgept_bundle *bundle,
         return edgept_fail(error, EDGEPT_INVALID_FILE, "manifest-malformed",
                            "the graphs are not those of a bundle for %s. Export again.", facts->task_name);
     bundle->max_length = options->max_length == 0 ? facts->max_positions : options->max_length;
+    if (options->max_length != 0 && facts->task == EDGEPT_SEEING)
+        return edgept_fail(error, EDGEPT_USAGE, "",
+                           "max_length is for texts; a picture's patches are as many as they are. Leave it 0.");
     if (bundle->max_length > facts->max_positions)
         return edgept_fail(error, EDGEPT_USAGE, "",
                            "max_length is %zu; the model was made for sequences of 1 to %zu tokens.",
@@ -172,7 +175,7 @@ enum edgept_status edgept_bundle_open(const char *folder, const struct edgept_bu
         status = check_fingerprints(bundle, error);
     if (status == EDGEPT_OK)
         status = name_cache(bundle, error);
-    if (status == EDGEPT_OK && has_file(folder, TABLE_NAME))
+    if (status == EDGEPT_OK && bundle->facts.task != EDGEPT_SEEING && has_file(folder, TABLE_NAME))
         status = edgept_text_open(bundle, folder, TABLE_NAME, error);
     bundle->load_ms = edgept_now_ms() - started;
     if (status)
@@ -222,6 +225,11 @@ size_t edgept_bundle_hidden_size(const struct edgept_bundle *bundle)
 size_t edgept_bundle_max_length(const struct edgept_bundle *bundle)
 {
     return bundle->max_length;
+}
+
+const struct edgept_image *edgept_bundle_image(const struct edgept_bundle *bundle)
+{
+    return bundle->facts.task == EDGEPT_SEEING ? &bundle->facts.image : NULL;
 }
 
 double edgept_bundle_load_ms(const struct edgept_bundle *bundle)

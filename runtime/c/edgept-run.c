@@ -1,5 +1,5 @@
 /*
- * edgept-run.c - the command line: edgept-run [-b BUNDLE] [--prompt FILE] [--ids] "text"
+ * edgept-run.c - the command line: edgept-run [-b BUNDLE] [--prompt FILE] [--ids] "text", or --pixels FILE
  *
  * Results go to stdout, what is wrong to stderr; exit codes are enum edgept_status.
  */
@@ -13,16 +13,20 @@
 
 #define MAX_IDS 65536
 #define MAX_STOPS 16
+#define THRESHOLD 0.5
 
 static const char usage[] =
     "usage: edgept-run [OPTION]... TEXT\n"
+    "       edgept-run [OPTION]... --pixels FILE\n"
     "\n"
-    "Run a bundle's task on a text, under a prompt or without one.\n"
+    "Run a bundle's task on a text or a picture, under a prompt or without one.\n"
     "\n"
     "  -b, --bundle FOLDER     the bundle; default $EDGEPT_BUNDLE, then ./bundle\n"
     "      --prompt FILE       the prompt file\n"
     "      --pair TEXT         second text of a pair, for models that read\n"
     "      --ids               TEXT is token ids between spaces, and so is the answer\n"
+    "      --pixels FILE       a picture: float32 (3, height, width), as the bundle's preprocessor makes it\n"
+    "      --threshold T       least score of what is detected in it; default 0.5\n"
     "  -n, --max-new-tokens N  default 256\n"
     "      --temperature T     default 0, greedy\n"
     "      --top-k K, --top-p P, --repetition-penalty R, --seed S\n"
@@ -34,7 +38,8 @@ static const char usage[] =
     "  -h, --help  --version\n";
 
 struct arguments {
-    const char *bundle, *prompt, *pair, *text, *provider;
+    const char *bundle, *prompt, *pair, *text, *pixels, *provider;
+    double threshold;
     int ids, check, timings, threads;
     const char *stops[MAX_STOPS];
     struct edgept_generate_options generate;
@@ -113,6 +118,10 @@ static void parse(int argc, char **argv, struct arguments *arguments)
                 arguments->prompt = value;
             else if (strcmp(option, "--pair") == 0)
                 arguments->pair = value;
+            else if (strcmp(option, "--pixels") == 0)
+                arguments->pixels = value;
+            else if (strcmp(option, "--threshold") == 0)
+                arguments->threshold = to_number(option, value);
             else if (strcmp(option, "--provider") == 0)
                 arguments->provider = value;
             else if (strcmp(option, "--stop") == 0 && generate->stop_string_count < MAX_STOPS)
@@ -136,8 +145,10 @@ static void parse(int argc, char **argv, struct arguments *arguments)
         }
     }
     arguments->generate.stop_strings = arguments->stops;
-    if (arguments->text == NULL)
+    if (arguments->text == NULL && arguments->pixels == NULL)
         stop("no text", "");
+    if (arguments->text != NULL && arguments->pixels != NULL)
+        stop("there are both --pixels and a text: ", arguments->text);
 }
 
 /* The ids of a text of ids; how many. */
@@ -229,17 +240,85 @@ static enum edgept_status read_text(struct edgept_bundle *bundle, struct edgept_
     return status;
 }
 
+/* A picture's values, for free(). */
+static float *read_pixels(const char *path, const struct edgept_image *image)
+{
+    size_t bytes = 3 * image->height * image->width * sizeof(float);
+    float *pixels = malloc(bytes + 1); /* one more shows a file that is too long */
+    FILE *file = fopen(path, "rb");
+    if (pixels == NULL || file == NULL)
+        stop("cannot read ", path);
+    if (fread(pixels, 1, bytes + 1, file) != bytes) {
+        fprintf(stderr, "edgept-run: %s is not 3 x %zu x %zu float32 values. Write them row by row.\n", path,
+                image->height, image->width);
+        exit(EDGEPT_USAGE);
+    }
+    fclose(file);
+    return pixels;
+}
+
+/* A picture's class, its patches' classes in rows, the things in it, or its vector. */
+static enum edgept_status show_sight(const struct edgept_bundle *bundle, struct edgept_session *session,
+                                     const struct edgept_sight *sight, double threshold,
+                                     struct edgept_error *error)
+{
+    struct edgept_classification classes;
+    struct edgept_segmentation segments;
+    struct edgept_detections things;
+    enum edgept_status status = EDGEPT_OK;
+    if (sight->task == EDGEPT_IMAGE_CLASSIFICATION) {
+        status = edgept_sight_classify(session, sight, &classes, error);
+        for (size_t i = 0; status == EDGEPT_OK && i < classes.classes; i++)
+            printf("%c %.4f %s\n", i == classes.best ? '*' : ' ', classes.probabilities[i],
+                   edgept_bundle_label(bundle, sight->prompt, i));
+    } else if (sight->task == EDGEPT_IMAGE_SEGMENTATION) {
+        status = edgept_sight_segment(session, sight, &segments, error);
+        for (size_t i = 0; status == EDGEPT_OK && i < segments.rows * segments.columns; i++)
+            printf("%s%c", edgept_bundle_label(bundle, sight->prompt, segments.classes[i]),
+                   (i + 1) % segments.columns == 0 ? '\n' : ' ');
+    } else if (sight->task == EDGEPT_OBJECT_DETECTION) {
+        status = edgept_sight_detect(session, sight, threshold, &things, error);
+        for (size_t i = 0; status == EDGEPT_OK && i < things.count; i++) {
+            const struct edgept_detection *thing = &things.found[i];
+            printf("%.4f %s %.4f %.4f %.4f %.4f\n", thing->score, thing->label, thing->box[0], thing->box[1],
+                   thing->box[2], thing->box[3]);
+        }
+    } else {
+        for (size_t i = 0; i < sight->feature_width; i++)
+            printf("%.9g%c", (double)sight->features[i], i + 1 == sight->feature_width ? '\n' : ' ');
+    }
+    return status;
+}
+
+static enum edgept_status look(struct edgept_bundle *bundle, struct edgept_session *session,
+                               const struct edgept_prompt *prompt, const struct arguments *arguments,
+                               struct edgept_latency *latency, struct edgept_error *error)
+{
+    struct edgept_sight sight;
+    const struct edgept_image *image = edgept_bundle_image(bundle);
+    if (image == NULL)
+        stop("--pixels is for bundles of image models, this one is for ", edgept_bundle_task(bundle));
+    float *pixels = read_pixels(arguments->pixels, image);
+    enum edgept_status status = edgept_session_see(session, prompt, pixels, 0, &sight, error);
+    if (status == EDGEPT_OK)
+        status = show_sight(bundle, session, &sight, arguments->threshold, error);
+    if (status == EDGEPT_OK)
+        *latency = sight.latency;
+    free(pixels);
+    return status;
+}
+
 int main(int argc, char **argv)
 {
     static int64_t ids[MAX_IDS];
-    struct arguments arguments = {.bundle = getenv("EDGEPT_BUNDLE")};
+    struct arguments arguments = {.bundle = getenv("EDGEPT_BUNDLE"), .threshold = THRESHOLD};
     struct edgept_bundle *bundle = NULL;
     struct edgept_prompt *prompt = NULL;
     struct edgept_session *session = NULL;
     struct edgept_latency latency = {0};
     struct edgept_error error = {"", ""};
     parse(argc, argv, &arguments);
-    struct edgept_text text = {ids, NULL, arguments.ids ? read_ids(arguments.text, ids) : 0};
+    struct edgept_text text = {ids, NULL, arguments.ids && arguments.text != NULL ? read_ids(arguments.text, ids) : 0};
     struct edgept_provider provider = {.name = arguments.provider};
     struct edgept_bundle_options options = {.threads = arguments.threads, .check_hashes = arguments.check,
                                             .providers = &provider,
@@ -252,7 +331,9 @@ int main(int argc, char **argv)
         status = edgept_session_create(bundle, &session, &error);
     if (status == EDGEPT_OK) {
         const char *task = edgept_bundle_task(bundle);
-        if (strcmp(task, "text-generation") == 0 || strcmp(task, "text2text-generation") == 0) {
+        if (arguments.pixels != NULL) {
+            status = look(bundle, session, prompt, &arguments, &latency, &error);
+        } else if (strcmp(task, "text-generation") == 0 || strcmp(task, "text2text-generation") == 0) {
             status = write_text(session, prompt, &arguments, ids, text.count, &latency, &error);
         } else {
             if (!arguments.ids)

@@ -172,6 +172,19 @@ EDGEPT_API size_t edgept_bundle_hidden_size(const struct edgept_bundle *bundle);
 EDGEPT_API size_t edgept_bundle_max_length(const struct edgept_bundle *bundle);
 EDGEPT_API double edgept_bundle_load_ms(const struct edgept_bundle *bundle);
 
+/* What an image model's graph takes. */
+struct edgept_image {
+    size_t height, width; /* of the picture, in pixels */
+    size_t patch_size;    /* side of a patch, in pixels */
+    size_t rows, columns; /* of patches */
+    size_t layers;        /* that may each have rows of their own: deep prompts */
+    int patches_detect;   /* 1: each patch finds one thing or none, with boxes of the model's own; 0: each virtual
+                             token of a prompt does */
+};
+
+/* NULL of models of text; lives as the bundle. */
+EDGEPT_API const struct edgept_image *edgept_bundle_image(const struct edgept_bundle *bundle);
+
 /* ---- prompts ----------------------------------------------------------------------------------- */
 
 /* A prompt that is resident on one bundle: its keys and values are computed, once. */
@@ -375,6 +388,80 @@ EDGEPT_API enum edgept_status edgept_session_embed(struct edgept_session *sessio
                                                    const int64_t *ids, const int64_t *type_ids,
                                                    size_t count, struct edgept_outputs *vector,
                                                    struct edgept_error *error);
+
+/* ---- image models -------------------------------------------------------------------------------- */
+
+enum edgept_image_task {
+    EDGEPT_IMAGE_CLASSIFICATION = 0,
+    EDGEPT_IMAGE_SEGMENTATION = 1,
+    EDGEPT_OBJECT_DETECTION = 2,
+    EDGEPT_IMAGE_FEATURES = 3 /* no head: the picture's vector */
+};
+
+/*
+ * What the graph gives for a picture: at its own position, then at each virtual token, then at each patch,
+ * row by row. All of it is the session's, until it sees the next picture.
+ */
+struct edgept_sight {
+    enum edgept_image_task task;        /* the prompt's; of the plain model, what it has a head for */
+    const struct edgept_prompt *prompt; /* as given */
+    size_t positions;                   /* 1 + virtual tokens + patches */
+    size_t first, count;                /* those that the task reads */
+    size_t classes;                     /* 0 without a head; edgept_bundle_label names them */
+    size_t feature_width;
+    const float *logits;   /* (positions, classes); NULL without a head */
+    const float *boxes;    /* (positions, 4): centre x, centre y, width, height, in shares of the picture; NULL
+                              unless things are detected */
+    const float *features; /* (positions, feature_width); NULL unless they were asked for, or are the task */
+    struct edgept_latency latency; /* input_tokens: patches */
+};
+
+/*
+ * Look at a picture under a prompt (NULL: the plain model), and do what the prompt is for.
+ * pixels: (3, height, width) as edgept_bundle_image says, row by row; decoded, resized and normalised by the
+ * program as the bundle's preprocessor_config.json says: to classify, with its crop; to segment and to
+ * detect, all of the picture squeezed into that size.
+ * features: 1 gives them beside what the task reads.
+ */
+EDGEPT_API enum edgept_status edgept_session_see(struct edgept_session *session,
+                                                 const struct edgept_prompt *prompt, const float *pixels,
+                                                 int features, struct edgept_sight *sight,
+                                                 struct edgept_error *error);
+
+/* What is made of a sight, by its task. The memory is the session's, until its next call; the sight stays. */
+
+/* The picture's class. */
+EDGEPT_API enum edgept_status edgept_sight_classify(struct edgept_session *session,
+                                                    const struct edgept_sight *sight,
+                                                    struct edgept_classification *classification,
+                                                    struct edgept_error *error);
+
+/* Which class each patch is of. For pixels, stretch the patches' logits bilinearly, as the Python runtime does. */
+struct edgept_segmentation {
+    const uint32_t *classes; /* (rows, columns) */
+    size_t rows, columns;
+};
+EDGEPT_API enum edgept_status edgept_sight_segment(struct edgept_session *session,
+                                                   const struct edgept_sight *sight,
+                                                   struct edgept_segmentation *segmentation,
+                                                   struct edgept_error *error);
+
+struct edgept_detection {
+    const char *label; /* lives as the prompt */
+    size_t index;      /* of that class */
+    double score;      /* its probability */
+    double box[4];     /* left, top, right, bottom, in shares of the picture, 0 to 1 */
+};
+struct edgept_detections {
+    const struct edgept_detection *found; /* best first */
+    size_t count;
+};
+
+/* The things in it that score at least a threshold, 0 to 1; 0.5 is usual. */
+EDGEPT_API enum edgept_status edgept_sight_detect(struct edgept_session *session,
+                                                  const struct edgept_sight *sight, double threshold,
+                                                  struct edgept_detections *detections,
+                                                  struct edgept_error *error);
 
 #ifdef __cplusplus
 }

@@ -1,7 +1,7 @@
 /*
  * effect.c - whether a prompt reaches the model's output at all.
  *
- * As in the Python runtime (effect.py): a token is run behind the prompt's largest virtual token, and behind
+ * As in the Python runtime (effect.py): a token, or a grey picture, is run behind the prompt's largest virtual token, and behind
  * its negative. The number of positions is the same, so the values alone can make the difference. The first
  * prompt of each kind is enough: what takes one prompt's values takes those of others.
  */
@@ -17,7 +17,7 @@
 
 enum { ROWS = 1, KEYS_AND_VALUES = 2 }; /* kinds, bits of a bundle's `effective` */
 
-/* A prompt's values as blocks of (virtual tokens, width): rows are one, keys and values one a head. */
+/* A prompt's values as blocks of (virtual tokens, width): rows are one a table, keys and values one a head. */
 struct values {
     const char *data;
     size_t blocks, tokens, width, bytes; /* bytes: of a value */
@@ -28,7 +28,7 @@ static struct values values_of(const struct edgept_prompt *prompt)
     const struct edgept_facts *facts = &prompt->bundle->facts;
     size_t bytes = edgept_float_bytes(prompt->bundle), tokens = prompt->virtual_tokens;
     if (prompt->rows != NULL)
-        return (struct values){prompt->rows, 1, tokens, facts->hidden_size, bytes};
+        return (struct values){prompt->rows, prompt->tables, tokens, facts->hidden_size, bytes};
     return (struct values){prompt->kv, 2 * facts->layers * facts->kv_heads, tokens, facts->head_dim, bytes};
 }
 
@@ -67,7 +67,7 @@ static void negate(char *data, size_t count, size_t bytes)
         data[(i + 1) * bytes - 1] ^= (char)0x80;
 }
 
-/* What the graph gives at the text's one token: `width` values of the session's. */
+/* What the graph gives at the text's one token, or for a grey picture: `width` values of the session's. */
 static enum edgept_status probe(struct edgept_session *session, const struct edgept_prompt *prompt,
                                 const float **values, size_t *width, struct edgept_error *error)
 {
@@ -75,6 +75,8 @@ static enum edgept_status probe(struct edgept_session *session, const struct edg
     const int64_t id = (int64_t)(facts->vocab_size / 2);
     struct edgept_outputs found;
     enum edgept_status status;
+    if (facts->task == EDGEPT_SEEING)
+        return edgept_see_grey(session, prompt, values, width, error);
     *width = edgept_last_graph(session->bundle)->output_width;
     if (facts->task == EDGEPT_GENERATION)
         return edgept_decoder_begin(session, prompt, &id, 1, 0, values, error);

@@ -18,7 +18,10 @@ static const struct {
              {"text-classification", EDGEPT_CLASSIFICATION},
              {"token-classification", EDGEPT_TAGGING},
              {"question-answering", EDGEPT_TAGGING},
-             {"feature-extraction", EDGEPT_EMBEDDING}};
+             {"feature-extraction", EDGEPT_EMBEDDING},
+             {"image-classification", EDGEPT_SEEING},
+             {"image-feature-extraction", EDGEPT_SEEING},
+             {"zero-shot-object-detection", EDGEPT_SEEING}};
 
 /* Reads entry after entry; once one fails, the others do nothing. */
 struct reading {
@@ -190,6 +193,24 @@ static void read_task(struct reading *reading, struct edgept_facts *facts)
                                       facts->task_name);
 }
 
+static void read_image(struct reading *reading, struct edgept_image *image)
+{
+    static const char *const finders[] = {"tokens", "patches", NULL};
+    image->layers = size(reading, "image.num_layers");
+    image->height = size(reading, "image.height");
+    image->width = size(reading, "image.width");
+    image->patch_size = size(reading, "image.patch_size");
+    image->patches_detect = word(reading, "image.detects", finders, false) == 1;
+    if (reading->status)
+        return;
+    image->rows = image->height / image->patch_size;
+    image->columns = image->width / image->patch_size;
+    if (image->rows == 0 || image->columns == 0)
+        malformed(reading, "image.patch_size", "larger than the picture");
+    else if (image->height > LARGEST / 3 / image->width) /* so that sizes of buffers do not wrap */
+        malformed(reading, "image.height", "too large");
+}
+
 enum edgept_status edgept_facts_read(const struct edgept_graph *graph, struct edgept_facts *facts,
                                      struct edgept_error *error)
 {
@@ -207,13 +228,17 @@ enum edgept_status edgept_facts_read(const struct edgept_graph *graph, struct ed
     if (facts->fingerprint != NULL && (strlen(facts->fingerprint) != 64 ||
                                        strspn(facts->fingerprint, "0123456789abcdef") != 64))
         malformed(&reading, "fingerprint", "not 64 hexadecimal digits");
-    facts->vocab_size = size(&reading, "vocab_size");
+    bool sees = facts->task == EDGEPT_SEEING;
+    facts->vocab_size = (size_t)number(&reading, "vocab_size", sees ? 0 : 1, -1);
     facts->hidden_size = size(&reading, "hidden_size");
     facts->max_positions = size(&reading, "max_positions");
     facts->max_virtual_tokens = size(&reading, "max_virtual_tokens");
     facts->is_half = word(&reading, "float_type", float_types, false) == 1;
     facts->eos_token_ids = ids(&reading, "eos_token_ids", false);
-    read_cache(&reading, facts);
+    if (sees)
+        read_image(&reading, &facts->image);
+    else
+        read_cache(&reading, facts);
     read_head(&reading, facts);
     facts->pad_token_id = optional_id(&reading, "pad_token_id");
     facts->pools_first = word(&reading, "pooling", poolings, facts->task != EDGEPT_EMBEDDING) == 1;
@@ -221,7 +246,7 @@ enum edgept_status edgept_facts_read(const struct edgept_graph *graph, struct ed
     if (facts->task == EDGEPT_SEQ2SEQ)
         read_rules(&reading, &facts->rules);
     bool writes = facts->task == EDGEPT_GENERATION || facts->task == EDGEPT_SEQ2SEQ;
-    bool has_head = facts->task == EDGEPT_CLASSIFICATION || facts->task == EDGEPT_TAGGING;
+    bool has_head = facts->task == EDGEPT_CLASSIFICATION || facts->task == EDGEPT_TAGGING || sees;
     if (reading.status == EDGEPT_OK && ((writes && !facts->has_cache) || (has_head && facts->head_size == 0)))
         malformed(&reading, writes ? "kv.num_layers" : "head_size", NULL);
     return reading.status;

@@ -7,7 +7,14 @@
 #include "graph.h"
 #include "labels.h"
 
-enum edgept_task { EDGEPT_GENERATION, EDGEPT_SEQ2SEQ, EDGEPT_CLASSIFICATION, EDGEPT_EMBEDDING, EDGEPT_TAGGING };
+enum edgept_task {
+    EDGEPT_GENERATION,
+    EDGEPT_SEQ2SEQ,
+    EDGEPT_CLASSIFICATION,
+    EDGEPT_EMBEDDING,
+    EDGEPT_TAGGING,
+    EDGEPT_SEEING /* an image model, whose prompts say what for */
+};
 
 /* A list of token ids. */
 struct edgept_ids {
@@ -42,6 +49,7 @@ struct edgept_facts {
     int64_t pad_token_id;              /* -1: none */
     bool pools_first, normalizes;      /* "cls" instead of "mean"; vectors of length one */
     struct edgept_rules rules;
+    struct edgept_image image; /* all 0 of models of text */
 };
 
 /* Read and check them. On failure what was read so far is for edgept_facts_free. */

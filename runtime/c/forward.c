@@ -60,21 +60,21 @@ static enum edgept_status add_text(struct edgept_session *session, const struct 
     return status;
 }
 
-/* What a prompt's head gives the graph; nothing where the model's own is used. */
-static enum edgept_status add_head(struct edgept_session *session, const struct edgept_prompt *prompt,
-                                   struct edgept_error *error)
+enum edgept_status edgept_forward_add_head(struct edgept_session *session, const struct edgept_prompt *prompt,
+                                           struct edgept_error *error)
 {
     int64_t classes = (int64_t)prompt->classes, size = (int64_t)session->bundle->facts.head_size;
     const int64_t shapes[EDGEPT_TENSOR_NAMES][2] = {
         [EDGEPT_HEAD_WEIGHT] = {classes, size}, [EDGEPT_HEAD_BIAS] = {classes},
-        [EDGEPT_HEAD_DENSE_WEIGHT] = {size, size}, [EDGEPT_HEAD_DENSE_BIAS] = {size}};
+        [EDGEPT_HEAD_DENSE_WEIGHT] = {size, size}, [EDGEPT_HEAD_DENSE_BIAS] = {size},
+        [EDGEPT_BOX_WEIGHT] = {4, size}, [EDGEPT_BOX_BIAS] = {4}};
     enum edgept_status status = EDGEPT_OK;
     for (size_t i = EDGEPT_HEAD_WEIGHT; status == EDGEPT_OK && i < EDGEPT_TENSOR_NAMES; i++)
         if (prompt->head[i] != NULL)
             status = edgept_tensors_add(&session->inputs, edgept_last_graph(session->bundle),
                                         edgept_tensor_names[i], prompt->head[i],
-                                        edgept_float_type(session->bundle), shapes[i],
-                                        i == EDGEPT_HEAD_WEIGHT || i == EDGEPT_HEAD_DENSE_WEIGHT ? 2 : 1, error);
+                                        edgept_float_type(session->bundle), shapes[i], shapes[i][1] == 0 ? 1 : 2,
+                                        error);
     return status;
 }
 
@@ -122,11 +122,14 @@ static enum edgept_status check_request(const struct edgept_session *session,
 {
     const struct edgept_facts *facts = &session->bundle->facts;
     size_t virtual_tokens = prompt == NULL ? 0 : prompt->virtual_tokens;
+    enum edgept_status status = edgept_session_check_reads(session, error);
+    if (status)
+        return status;
     if (facts->task == EDGEPT_GENERATION || facts->task == EDGEPT_SEQ2SEQ)
         return edgept_fail(error, EDGEPT_USAGE, "",
                            "this is a bundle for %s, which writes. Call edgept_session_generate.",
                            facts->task_name);
-    enum edgept_status status = edgept_session_check(session, prompt, ids, count, error);
+    status = edgept_session_check(session, prompt, ids, count, error);
     if (status)
         return status;
     if (virtual_tokens + count == 0 || (count == 0 && prompt->rows == NULL))
@@ -137,7 +140,7 @@ static enum edgept_status check_request(const struct edgept_session *session,
     return edgept_session_check_length(session, virtual_tokens + count, error);
 }
 
-static enum edgept_status check_finite(const float *values, size_t count, struct edgept_error *error)
+enum edgept_status edgept_forward_check_finite(const float *values, size_t count, struct edgept_error *error)
 {
     for (size_t i = 0; i < count; i++)
         if (!isfinite(values[i]))
@@ -170,7 +173,7 @@ static enum edgept_status run(struct edgept_session *session, const struct edgep
         status = add_text(session, runs_rows ? prompt : NULL, positions,
                           prefix == NULL ? 0 : prefix->virtual_tokens, error);
     if (status == EDGEPT_OK && brings_head)
-        status = add_head(session, prompt, error);
+        status = edgept_forward_add_head(session, prompt, error);
     if (status == EDGEPT_OK)
         status = edgept_tensors_add(&session->outputs, graph, graph->output_name, session->raw.data,
                                     graph->output_is_half ? EDGEPT_HALF : EDGEPT_FLOAT, pools ? pooled : all,
@@ -219,7 +222,7 @@ enum edgept_status edgept_session_outputs(struct edgept_session *session, const 
     struct edgept_outputs found;
     enum edgept_status status = edgept_forward_outputs(session, prompt, ids, type_ids, count, &found, error);
     if (status == EDGEPT_OK)
-        status = check_finite(found.values, found.rows * found.width, error);
+        status = edgept_forward_check_finite(found.values, found.rows * found.width, error);
     if (status == EDGEPT_OK)
         *outputs = found;
     return status;
@@ -264,6 +267,20 @@ const char *edgept_bundle_label(const struct edgept_bundle *bundle, const struct
     return index < labels->count ? labels->names[index] : NULL;
 }
 
+size_t edgept_forward_softmax(const float *logits, size_t classes, double *probabilities)
+{
+    size_t best = 0;
+    double sum = 0;
+    for (size_t i = 1; i < classes; i++)
+        if (logits[i] > logits[best])
+            best = i;
+    for (size_t i = 0; i < classes; i++)
+        sum += probabilities[i] = exp((double)logits[i] - (double)logits[best]);
+    for (size_t i = 0; i < classes; i++)
+        probabilities[i] /= sum;
+    return best;
+}
+
 static enum edgept_status wrong_task(const struct edgept_session *session, const char *call,
                                      struct edgept_error *error)
 {
@@ -286,15 +303,8 @@ enum edgept_status edgept_session_classify(struct edgept_session *session, const
         status = edgept_session_room(session, weights, found.width * sizeof(double), 0, error);
     if (status)
         return status;
-    double *probabilities = weights->data, sum = 0;
-    size_t best = 0;
-    for (size_t i = 1; i < found.width; i++)
-        if (found.values[i] > found.values[best])
-            best = i;
-    for (size_t i = 0; i < found.width; i++)
-        sum += probabilities[i] = exp((double)found.values[i] - (double)found.values[best]);
-    for (size_t i = 0; i < found.width; i++)
-        probabilities[i] /= sum;
+    double *probabilities = weights->data;
+    size_t best = edgept_forward_softmax(found.values, found.width, probabilities);
     *classification = (struct edgept_classification){
         .best = best, .label = edgept_bundle_label(session->bundle, prompt, best), .logits = found.values,
         .probabilities = probabilities, .classes = found.width, .latency = found.latency};

@@ -20,13 +20,16 @@ static enum edgept_status begin(struct edgept_session *session, const struct edg
                                 struct edgept_error *error)
 {
     enum edgept_task task = session->bundle->facts.task;
+    enum edgept_status status = edgept_session_check_reads(session, error);
     session->has_begun = false;
+    if (status)
+        return status;
     if (task != EDGEPT_GENERATION && task != EDGEPT_SEQ2SEQ)
         return edgept_fail(error, EDGEPT_USAGE, "",
                            "this is a bundle for %s, which writes no text. Call edgept_session_outputs, "
                            "_classify or _embed.",
                            session->bundle->facts.task_name);
-    enum edgept_status status = edgept_session_check(session, prompt, ids, count, error);
+    status = edgept_session_check(session, prompt, ids, count, error);
     if (status)
         return status;
     status = task == EDGEPT_SEQ2SEQ

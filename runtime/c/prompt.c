@@ -31,24 +31,45 @@ static bool has_shape(const struct edgept_tensor *tensor, size_t rank, const siz
     return tensor->rank == rank;
 }
 
+/* What an image model's prompt is for; EDGEPT_IMAGE_FEATURES: nothing that this bundle does. */
+static enum edgept_image_task find_image_task(const struct edgept_facts *facts,
+                                              const struct edgept_prompt_file *file)
+{
+    static const char *const names[] = {"image-classification", "image-segmentation", "object-detection"};
+    size_t task = facts->image.patches_detect ? EDGEPT_OBJECT_DETECTION : EDGEPT_IMAGE_CLASSIFICATION;
+    while (task < EDGEPT_IMAGE_FEATURES && strcmp(value_of(file, "task"), names[task]) != 0)
+        task++;
+    return (enum edgept_image_task)task;
+}
+
+/* Whether it finds things by virtual tokens, and so brings what reads their boxes. */
+static bool reads_boxes(const struct edgept_facts *facts, const struct edgept_prompt_file *file)
+{
+    return facts->task == EDGEPT_SEEING && !facts->image.patches_detect &&
+           find_image_task(facts, file) == EDGEPT_OBJECT_DETECTION;
+}
+
 /* Whether each tensor is one that the bundle takes, in its shape. */
 static enum edgept_status check_shapes(const struct edgept_facts *facts,
                                        const struct edgept_prompt_file *file, struct edgept_error *error)
 {
+    bool sees = facts->task == EDGEPT_SEEING, boxes = reads_boxes(facts, file);
+    /* rows of an image model: before the first layer, or before every one */
+    size_t tables = file->tensors[EDGEPT_PROMPT_EMBEDS].shape[0] == 1 ? 1 : facts->image.layers;
     const size_t shapes[EDGEPT_TENSOR_NAMES][EDGEPT_MAX_RANK] = {
-        {0, facts->hidden_size},
+        {sees ? tables : 0, sees ? 0 : facts->hidden_size, facts->hidden_size},
         {facts->layers, 2, facts->kv_heads, 0, facts->head_dim},
         {0, facts->head_size},
         {0},
         {facts->head_size, facts->head_size},
         {facts->head_size},
-        {0},
-        {0}};
-    static const size_t ranks[] = {2, 5, 2, 1, 2, 1, 2, 1};
+        {4, facts->head_size},
+        {4}};
+    const size_t ranks[] = {sees ? 3 : 2, 5, 2, 1, 2, 1, 2, 1};
     for (size_t i = 0; i < EDGEPT_TENSOR_NAMES; i++) {
         bool is_taken = i == EDGEPT_PROMPT_EMBEDS || (i == EDGEPT_PROMPT_KV && facts->has_cache) ||
                         (i > EDGEPT_PROMPT_KV && facts->head_size != 0 &&
-                         (i <= EDGEPT_HEAD_BIAS ||
+                         (i <= EDGEPT_HEAD_BIAS || (i >= EDGEPT_BOX_WEIGHT && boxes) ||
                           (facts->head_is_dense && i <= EDGEPT_HEAD_DENSE_BIAS)));
         if (file->tensors[i].values == NULL)
             continue;
@@ -81,11 +102,27 @@ static enum edgept_status check_head(const struct edgept_facts *facts,
     }
     if (facts->head_is_dense && file->tensors[EDGEPT_HEAD_DENSE_WEIGHT].values == NULL)
         return unfit(error, file, "its head has one layer, the model's has two");
-    if (weight->shape[0] < 2)
+    bool finds = facts->task == EDGEPT_SEEING && find_image_task(facts, file) == EDGEPT_OBJECT_DETECTION;
+    if (weight->shape[0] < 2 && !finds)
         return unfit(error, file, "its head has one class; one for regression is not run");
     if (strcmp(facts->task_name, "question-answering") == 0 && weight->shape[0] != 2)
         return unfit(error, file, "its head has other rows than where an answer starts and ends");
     return EDGEPT_OK;
+}
+
+/* Whether an image model's prompt has what its task reads. */
+static enum edgept_status check_parts(const struct edgept_facts *facts,
+                                      const struct edgept_prompt_file *file, struct edgept_error *error)
+{
+    const struct edgept_tensor *tensors = file->tensors;
+    if (facts->task != EDGEPT_SEEING || find_image_task(facts, file) == EDGEPT_IMAGE_CLASSIFICATION)
+        return EDGEPT_OK;
+    if (reads_boxes(facts, file) && (tensors[EDGEPT_PROMPT_EMBEDS].values == NULL ||
+                                     tensors[EDGEPT_BOX_WEIGHT].values == NULL))
+        return unfit(error, file, "to detect it needs prompt_embeds, head.weight and box.*");
+    return tensors[EDGEPT_HEAD_WEIGHT].values != NULL
+               ? EDGEPT_OK
+               : unfit(error, file, "it lacks head.weight, which reads a patch's class");
 }
 
 /* Whether every value stays finite in float16. */
@@ -109,13 +146,17 @@ static enum edgept_status check_fits(const struct edgept_bundle *bundle,
                            "prompt '%s' was made for another model: its fingerprint is %.12s..., this "
                            "bundle's is %.12s.... Use the bundle of its own model, or retrain it.",
                            value_of(file, "name"), value_of(file, "fingerprint"), facts->fingerprint);
-    if (strcmp(value_of(file, "task"), facts->task_name) != 0)
+    bool is_for_this = facts->task == EDGEPT_SEEING ? find_image_task(facts, file) != EDGEPT_IMAGE_FEATURES
+                                                    : strcmp(value_of(file, "task"), facts->task_name) == 0;
+    if (!is_for_this)
         return edgept_fail(error, EDGEPT_INCOMPATIBLE, "",
                            "prompt '%s' is for the task %s, this bundle was exported for %s.",
                            value_of(file, "name"), value_of(file, "task"), facts->task_name);
     enum edgept_status status = check_shapes(facts, file, error);
     if (status == EDGEPT_OK && facts->head_size != 0)
         status = check_head(facts, file, error);
+    if (status == EDGEPT_OK)
+        status = check_parts(facts, file, error);
     if (status)
         return status;
     if (inputs > 1 || (facts->head_size == 0 && inputs == 0))
@@ -213,6 +254,8 @@ enum edgept_status edgept_prompt_bind(struct edgept_bundle *bundle, const struct
     prompt->bundle = bundle;
     prompt->number = atomic_fetch_add(&bundle->prompts, 1) + 1;
     prompt->virtual_tokens = virtual_tokens;
+    prompt->tables = rows->rank == 3 ? rows->shape[0] : 1;
+    prompt->image_task = find_image_task(&bundle->facts, file);
     size_t name = strlen(value_of(file, "name")) + 1;
     prompt->name = malloc(name);
     if (prompt->name == NULL)

@@ -11,10 +11,12 @@ struct edgept_prompt {
     unsigned long long number; /* from 1 on, of this prompt alone */
     char *name;
     size_t virtual_tokens;
-    void *rows; /* (virtual_tokens, hidden); NULL for keys and values alone, or a head alone */
+    size_t tables; /* of rows: 1, or of an image model one a layer */
+    void *rows; /* (tables, virtual_tokens, hidden); NULL for keys and values alone, or a head alone */
     void *kv;   /* (2 * layers, kv_heads, virtual_tokens, head_dim); NULL where rows run with each request */
     void *head[EDGEPT_TENSOR_NAMES]; /* what the graph takes, by name; no weight: no head */
     size_t classes;
+    enum edgept_image_task image_task; /* of an image model's */
     struct edgept_labels labels; /* of the head */
     size_t bytes;
     double load_ms;

@@ -83,7 +83,8 @@ void edgept_session_free(struct edgept_session *session)
         &session->cache.slabs[0], &session->cache.slabs[1], &session->ids,         &session->types,
         &session->mask,           &session->raw,            &session->values,      &session->tokens,
         &session->cross,          &session->source_mask,    &session->sampler.seen, &session->sampler.scores,
-        &session->sampler.weights, &session->sampler.order,  &session->answer.text};
+        &session->sampler.weights, &session->sampler.order,  &session->answer.text, &session->pixels,
+        &session->seen[0],        &session->seen[1],        &session->seen[2],     &session->found};
     for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++)
         edgept_session_drop(session, buffers[i]);
     edgept_workspace_free(session->workspace);
@@ -115,6 +116,15 @@ enum edgept_status edgept_session_check(const struct edgept_session *session,
                                "virtual tokens.",
                                (long long)ids[i], vocabulary - 1);
     return EDGEPT_OK;
+}
+
+enum edgept_status edgept_session_check_reads(const struct edgept_session *session, struct edgept_error *error)
+{
+    if (session->bundle->facts.task != EDGEPT_SEEING)
+        return EDGEPT_OK;
+    return edgept_fail(error, EDGEPT_USAGE, "",
+                       "this is a bundle for %s, which takes pictures and no text. Call edgept_session_see.",
+                       session->bundle->facts.task_name);
 }
 
 enum edgept_status edgept_session_check_length(const struct edgept_session *session, size_t positions,

@@ -53,6 +53,7 @@ struct edgept_session {
     struct edgept_cache cache;
     struct edgept_tensors inputs, outputs;
     struct edgept_buffer ids, types, mask, raw, values, tokens; /* raw: outputs in the graph's type */
+    struct edgept_buffer pixels, seen[3], found;                /* an image model's: see.c */
     struct edgept_buffer cross, source_mask;                    /* an encoder-decoder's encoder's */
     size_t source;                                              /* its length */
     int64_t keep;                                               /* logits_to_keep: 1 */
@@ -102,6 +103,23 @@ enum edgept_status edgept_seq2seq_step(struct edgept_session *session, int64_t i
 enum edgept_status edgept_forward_outputs(struct edgept_session *session, const struct edgept_prompt *prompt,
                                           const int64_t *ids, const int64_t *type_ids, size_t count,
                                           struct edgept_outputs *outputs, struct edgept_error *error);
+
+/* Features of a grey picture and its patches under one virtual token: `width` values of the session's. */
+enum edgept_status edgept_see_grey(struct edgept_session *session, const struct edgept_prompt *prompt,
+                                   const float **values, size_t *width, struct edgept_error *error);
+
+/* That a bundle is for texts. */
+enum edgept_status edgept_session_check_reads(const struct edgept_session *session, struct edgept_error *error);
+
+/* What a prompt's head gives the graph. */
+enum edgept_status edgept_forward_add_head(struct edgept_session *session, const struct edgept_prompt *prompt,
+                                           struct edgept_error *error);
+
+/* That all of an output is numbers. */
+enum edgept_status edgept_forward_check_finite(const float *values, size_t count, struct edgept_error *error);
+
+/* Softmax of a position's logits; the largest. */
+size_t edgept_forward_softmax(const float *logits, size_t classes, double *probabilities);
 
 /* Run a prompt's rows once; its keys and values get written where it has memory for them. */
 enum edgept_status edgept_session_keys_and_values(struct edgept_session *session,

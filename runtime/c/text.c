@@ -77,8 +77,9 @@ enum edgept_status edgept_text_begin(struct edgept_session *session, struct edge
 
 static enum edgept_status check(const struct edgept_session *session, struct edgept_error *error)
 {
-    if (session->workspace != NULL)
-        return EDGEPT_OK;
+    enum edgept_status status = edgept_session_check_reads(session, error);
+    if (status || session->workspace != NULL)
+        return status;
     return edgept_fail(error, EDGEPT_USAGE, "",
                        "this bundle has no tokenizer.bin, so it takes token ids only. Export a model folder that "
                        "holds its tokenizer.");

@@ -1,17 +1,18 @@
 """Pictures with a class each in one `.npz`, as MedMNIST stores them."""
 
-import hashlib
-import zipfile
-import zlib
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from edgept.errors import InvalidFileError, UsageError
+from edgept.prompt_file import MAX_VALUE_BYTES
+from edgept.tune.vision.archive import array_names, read_array
+from edgept.tune.vision.files import sha256_of
 from edgept.tune.vision.rows import PictureData, PictureRow, malformed
 
 __all__ = ["has_split", "read_npz"]
+
+_MOST_CLASSES = MAX_VALUE_BYTES["labels"] // len('"0",')  # that a prompt file can name
 
 
 def read_npz(path: Path, split: str, labels: tuple[str, ...] = ()) -> PictureData:
@@ -27,14 +28,14 @@ def read_npz(path: Path, split: str, labels: tuple[str, ...] = ()) -> PictureDat
         InvalidFileError: the file is no such archive, or its arrays do not match.
         UsageError: it has no such split.
     """
-    content = _load(path)
-    images, classes = content.get(f"{split}_images"), content.get(f"{split}_labels")
-    if images is None or classes is None:
-        there = ", ".join(sorted(content)[:8]) or "nothing"
+    there = array_names(path)
+    wanted = f"{split}_images", f"{split}_labels"
+    if not set(wanted) <= set(there):
         raise UsageError(
-            f"{path} has no {split}_images and {split}_labels (it has {there}). Name a split that is there: "
-            f"{path.name}:val, for example."
+            f"{path} has no {split}_images and {split}_labels (it has {', '.join(there[:8])[:200] or 'nothing'}). "
+            f"Name a split that is there: {path.name}:val, for example."
         )
+    images, classes = (read_array(path, name) for name in wanted)
     is_grey_or_rgb = images.ndim == 3 or (images.ndim == 4 and images.shape[-1] == 3)
     if not is_grey_or_rgb or images.dtype != np.uint8 or 0 in images.shape[1:3]:
         raise InvalidFileError(
@@ -56,45 +57,24 @@ def read_npz(path: Path, split: str, labels: tuple[str, ...] = ()) -> PictureDat
             f"{path} has {len(images)} {split}_images and {len(classes)} {split}_labels; expected one label for "
             "each picture. Correct it.",
         )
-    highest = len(labels) - 1 if labels else int(classes.max())
+    highest = (len(labels) if labels else min(int(classes.max()) + 1, _MOST_CLASSES)) - 1
     wrong = [
         f"{split}_images[{at}] has the label {value}"
         for at, value in enumerate(classes.tolist())
         if not 0 <= value <= highest
     ]
     if wrong:
-        raise malformed(
-            str(path), wrong, f"Labels from 0 to {highest} are expected, as --labels names them."
-        )
+        source = "as --labels names them" if labels else "the most that a prompt file names"
+        raise malformed(str(path), wrong, f"Labels from 0 to {highest} are expected, {source}.")
     names = labels or tuple(str(index) for index in range(highest + 1))
     rows = tuple(
         PictureRow(f"{split}_images[{at}]", image, names[label])
         for at, (image, label) in enumerate(zip(images, classes.tolist(), strict=True))
     )
-    with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    sha256 = sha256_of(path).hex()
     return PictureData("classes", rows, f"{sha256}:{split}", f"{path}:{split}", names)
 
 
 def has_split(path: Path, split: str) -> bool:
     """Whether the file has pictures of a split."""
-    return f"{split}_images" in _load(path)
-
-
-def _load(path: Path) -> dict[str, Any]:
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except OSError as error:
-        if error.strerror:
-            raise UsageError(f"cannot read {path}: {error.strerror}. Check the path.") from error
-        raise _no_archive(path, error) from error
-    except (ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        raise _no_archive(path, error) from error
-
-
-def _no_archive(path: Path, error: Exception) -> InvalidFileError:
-    return InvalidFileError(
-        "training-data",
-        f"{path} is no .npz of plain arrays: {error}. Save it with numpy.savez, without objects.",
-    )
+    return f"{split}_images" in array_names(path)

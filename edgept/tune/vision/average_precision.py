@@ -2,8 +2,8 @@
 
 For each class and each least overlap (IoU 0.5, 0.55, …, 0.95), the detections of all pictures are taken from the
 highest score down; one is right if it overlaps an object of its class that no earlier one has. Precision, made
-to never rise with recall, is read at the 101 recalls 0, 0.01, …, 1 and averaged. Of a picture, the 100
-detections with the highest scores count. COCO's areas and crowds are left out.
+to never rise with recall, is read at the 101 recalls 0, 0.01, …, 1 and averaged. Of a picture and a class,
+the 100 detections with the highest scores count. COCO's areas and crowds are left out.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ import numpy.typing as npt
 __all__ = ["Found", "average_precision"]
 
 _OVERLAPS = tuple(0.5 + 0.05 * step for step in range(10))
-_MOST = 100  # detections of a picture
+_MOST = 100  # detections of a class in a picture
 _RECALLS = np.linspace(0, 1, 101)
 
 Array = npt.NDArray[np.floating]
@@ -49,7 +49,6 @@ def average_precision(
     Returns:
         ap, over all overlaps; ap50, at 0.5. Nothing where there is no object at all.
     """
-    found = [_best(entry) for entry in found]
     table = [
         [_of_class(found, right, label, overlap) for overlap in _OVERLAPS]
         for label in range(num_labels)
@@ -59,14 +58,6 @@ def average_precision(
         return {}
     values = np.array(table)  # (classes with objects, overlaps)
     return {"ap": float(values.mean()), "ap50": float(values[:, 0].mean())}
-
-
-def _best(found: Found) -> Found:
-    """The detections of a picture that count."""
-    if found.scores is None or len(found.scores) <= _MOST:
-        return found
-    chosen = np.argsort(-found.scores, kind="stable")[:_MOST]
-    return Found(found.boxes[chosen], found.classes[chosen], found.scores[chosen])
 
 
 def _of_class(found: Sequence[Found], right: Sequence[Found], label: int, overlap: float) -> float:
@@ -79,7 +70,7 @@ def _of_class(found: Sequence[Found], right: Sequence[Found], label: int, overla
         if made.scores is None:
             continue
         chosen = np.flatnonzero(made.classes == label)
-        chosen = chosen[np.argsort(-made.scores[chosen], kind="stable")]
+        chosen = chosen[np.argsort(-made.scores[chosen], kind="stable")][:_MOST]
         shares = _iou(made.boxes[chosen], targets)  # (detections, objects)
         is_free = np.ones(len(targets), dtype=bool)
         for at, row in zip(chosen.tolist(), shares, strict=True):

@@ -1,6 +1,9 @@
 """Boxes and masks from a COCO annotation file: https://cocodataset.org/#format-data."""
 
+# ruff: noqa: PTH113  # os.path's answers False for a path that cannot be examined
+
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -18,13 +21,14 @@ _SLACK = 1.0  # pixels that a box may reach over the picture's border: annotatio
 def read_coco(path: Path, *, masks: bool) -> PictureData:
     """Read an annotation file: `images`, `annotations` and `categories`.
 
-    Pictures are found beside the file, or in the folder `images` there. Crowds, which COCO marks with
+    Pictures are found beside the file, or in the folder `images` there; a name that leads out of it is
+    refused, links are followed. Crowds, which COCO marks with
     `iscrowd`, are no single objects: their boxes are left out.
 
     Args:
         path: the file.
         masks: whether the segmentations are learnt, and not the boxes. What they leave uncovered is of
-            the class "background", the first one.
+            the class "background", which comes first where no category is called so.
 
     Raises:
         InvalidFileError: the file is of another form, or pictures of it cannot be learnt from; each is
@@ -46,8 +50,17 @@ def read_coco(path: Path, *, masks: bool) -> PictureData:
             if at in of_image:
                 of_image[at].append(entry)
             else:
-                strays.append(f"annotation {entry.get('id')} is of image {at}, which is not listed")
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+                strays.append(
+                    f"annotation {entry.get('id')!r:.40} is of image {at}, which is not listed"
+                )
+    except (
+        ValueError,
+        ArithmeticError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+    ) as error:
         raise InvalidFileError(
             "training-data",
             f"{path} is no COCO annotation file ({type(error).__name__}: {str(error)[:80]}); expected an "
@@ -91,20 +104,17 @@ def _row(
     """The row, or what is wrong with it."""
     name = entry.get("file_name")
     if not isinstance(name, str) or not name:
-        return [f"image {entry['id']} has no file_name"]
-    picture = next(
-        (found for found in (path.parent / name, path.parent / "images" / name) if found.is_file()),
-        None,
-    )
-    if picture is None:
-        return [f"{name} is neither beside the file nor in the folder images there"]
+        return [f"image {entry['id']!r:.40} has no file_name"]
+    picture = _find(path.parent, name)
+    if isinstance(picture, str):
+        return [f"{name!r:.80} {picture}"]
     width, height = entry.get("width"), entry.get("height")
     if not all(type(side) is int and side > 0 for side in (width, height)):
         return [f"{name} has no width and height"]
     size = (int(width or 0), int(height or 0))
     boxes, shapes, problems = [], [], []
     for annotation in annotations:
-        at = f"{name}, annotation {annotation.get('id')}"
+        at = f"{name}, annotation {annotation.get('id')!r:.40}"
         label = names.get(_whole(annotation.get("category_id")))
         if label is None:
             problems.append(
@@ -129,6 +139,17 @@ def _row(
     )
 
 
+def _find(folder: Path, name: str) -> Path | str:
+    """The picture of a name, or what is wrong with it."""
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        return "leads out of the file's folder; expected a path below it"
+    if name.encode("utf-8", "ignore").decode() != name:  # JSON may hold a surrogate
+        return "is no text: half of a character stands alone in it"
+    places = (folder / name, folder / "images" / name)
+    found = next((place for place in places if os.path.isfile(place)), None)
+    return found or "is neither beside the file nor in the folder images there"
+
+
 def _whole(value: Any) -> int:
     return value if type(value) is int else -1
 
@@ -140,18 +161,15 @@ def _box(value: Any, label: str, size: tuple[int, int]) -> Box | str:
     x, y, width, height = map(float, value)
     if width <= 0 or height <= 0:
         return f"has a box of {width:g} x {height:g} pixels"
-    if (
-        min(x, y) < -_SLACK
-        or x + width > size[0] + _SLACK
-        or y + height > size[1] + _SLACK
-        or x >= size[0]
-        or y >= size[1]
-    ):
+    right, bottom = x + width, y + height
+    is_near = min(x, y) >= -_SLACK and right <= size[0] + _SLACK and bottom <= size[1] + _SLACK
+    left, top, right, bottom = max(x, 0.0), max(y, 0.0), min(right, size[0]), min(bottom, size[1])
+    if not is_near or left >= right or top >= bottom:
         return (
             f"has the box {x:g}, {y:g}, {width:g}, {height:g}, outside of the picture's "
             f"{size[0]} x {size[1]} pixels"
         )
-    return Box(label, (max(x, 0.0), max(y, 0.0), min(x + width, size[0]), min(y + height, size[1])))
+    return Box(label, (left, top, right, bottom))
 
 
 def _shape(value: Any, label: str, size: tuple[int, int]) -> Shape | str:

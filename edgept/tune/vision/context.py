@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from edgept.errors import UsageError
-from edgept.export.class_head import TextTower, check_template
+from edgept.export.class_head import TextTower, check_template, spoken
 
 __all__ = ["ContextPrompt"]
 
@@ -56,7 +56,7 @@ class ContextPrompt(torch.nn.Module):
         else:
             context = torch.empty(num_vectors, embedding.embedding_dim).normal_(std=_STD)
         self.context = torch.nn.Parameter(context.float().clone())  # (vectors, width)
-        names = [f"{name.replace('_', ' ')}{after}" for name in labels]
+        names = [f"{spoken(name)}{after}" for name in labels]
         words = " ".join([_PLACEHOLDER] * len(self.context))
         self._ids = tower.encode([f"{words} {name}" for name in names])  # (classes, longest)
         is_word = self._ids[0] == _word_id(tower)

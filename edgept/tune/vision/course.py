@@ -61,7 +61,7 @@ class PictureCourse:
         self.training, self.held_out = read_picture_training(data, evaluation, settings)
         self.tasks = [""]
         self._task = TASK_OF_KIND[self.training.kind]
-        self._labels = picture_labels(self.training, self.held_out)
+        self._labels = self._numbered = picture_labels(self.training, self.held_out)
         if settings.method == "coop" and self._task != "image-classification":
             raise UsageError(
                 f"coop learns what classes of pictures are called, and {self.training.path} has "
@@ -108,11 +108,14 @@ class PictureCourse:
         """Read all pictures."""
         settings, backbone = self.settings, self._backbone
         whole = self._task != "image-classification"
-        stores = [
-            open_store(data, self._labels, backbone.preprocessor, whole=whole) if data else None
+        examples, held_out = (
+            open_store(
+                data, self._labels, backbone.preprocessor, whole=whole, numbered=self._numbered
+            )
+            if data
+            else None
             for data in (self.training, self.held_out)
-        ]
-        examples, held_out = stores
+        )
         if examples is None:
             raise AssertionError("there are always rows to learn from")
         job = Job(
@@ -172,9 +175,8 @@ class PictureCourse:
         if self.held_out is not None and job.kind == "classes":
             found["majority"] = majority(self.training, self.held_out)
             if self._texts is not None:
-                names = [label.replace("_", " ") for label in job.labels]
                 templates = [job.settings.template or PLAIN_TEMPLATE]
-                weight, bias = self._texts.of_classes(names, templates)
+                weight, bias = self._texts.of_classes(job.labels, templates)
                 plain = self._learner.score(
                     0, lambda features: torch.nn.functional.linear(features, weight, bias)
                 )

@@ -5,10 +5,10 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from edgept.errors import UsageError
+from edgept.formats.regular_file import open_regular
 from edgept.pictures.finding import ENDINGS
 
-__all__ = ["digest", "is_picture", "pictures_under"]
+__all__ = ["digest", "is_picture", "pictures_under", "sha256_of"]
 
 
 def is_picture(path: Path) -> bool:
@@ -37,15 +37,18 @@ def digest(paths: Iterable[Path], root: Path, *more: bytes) -> str:
 
     Raises:
         UsageError: a file cannot be read.
+        InvalidFileError: it is a pipe or the like, which nobody may ever write to.
     """
     whole = hashlib.sha256()
     for part in more:
         whole.update(hashlib.sha256(part).digest())
     for path in paths:
         whole.update(os.path.relpath(path, root).replace(os.sep, "/").encode("utf-8", "replace"))
-        try:
-            with path.open("rb") as file:
-                whole.update(hashlib.file_digest(file, "sha256").digest())
-        except OSError as error:
-            raise UsageError(f"cannot read {path}: {error.strerror}. Check the path.") from error
+        whole.update(sha256_of(path))
     return whole.hexdigest()
+
+
+def sha256_of(path: Path) -> bytes:
+    """SHA-256 of a file's bytes; raises as `digest` does."""
+    with open_regular(path, max_bytes=1 << 62, follow_links=True) as (stream, _):
+        return hashlib.file_digest(stream, "sha256").digest()

@@ -48,7 +48,7 @@ class PictureLearner:
 
     def __init__(self, job: Job, module: Any) -> None:
         self.job, self.module = job, module
-        self._grid = job.backbone.vision.geometry.grid
+        self._image = job.backbone.vision.geometry
         self._features: dict[int, torch.Tensor] = {}  # of a store, by its id
         if module.prompt is None and not job.settings.flip:
             self._compute_once([job.examples, *([job.held_out] if job.held_out else [])])
@@ -85,7 +85,8 @@ class PictureLearner:
         if self.job.picture_task == "image-classification":
             return functional.cross_entropy(logits[:, 0], self._classes(batch))
         if self.job.picture_task == "image-segmentation":
-            return segmentation_loss(logits, self._grid, masks_of(batch.targets).to(logits.device))
+            masks = masks_of(batch.targets).to(logits.device)
+            return segmentation_loss(logits, self._image.grid, masks, self._image.sides)
         loss = patch_detection_loss if finds_by_patches(self.job) else detection_loss
         return loss(logits, self.module.boxes(features), batch.targets)
 

@@ -21,23 +21,43 @@ _NO_OBJECT_WEIGHT, _L1_WEIGHT, _GIOU_WEIGHT = 0.1, 5.0, 2.0  # as DETR has them
 _FOCAL_ALPHA, _FOCAL_GAMMA = 0.25, 2.0
 
 
-def upsample(logits: torch.Tensor, grid: tuple[int, int], size: tuple[int, int]) -> torch.Tensor:
+def upsample(
+    logits: torch.Tensor,
+    grid: tuple[int, int],
+    size: tuple[int, int],
+    sides: tuple[float, float] | None = None,
+) -> torch.Tensor:
     """Logits of patches as those of pixels, bilinearly between the patches' centres.
 
     Args:
         logits: (pictures, rows · columns, classes), row by row.
         grid: rows and columns.
-        size: height and width.
+        size: height and width in pixels.
+        sides: height and width in patches, see ImageGeometry; None is the grid.
 
     Returns:
         (pictures, classes, height, width).
     """
     planes = logits.transpose(1, 2).reshape(len(logits), logits.shape[2], *grid)
-    return functional.interpolate(planes, size=size, mode="bilinear", align_corners=False)
+    if sides is None or sides == grid:
+        return functional.interpolate(planes, size=size, mode="bilinear", align_corners=False)
+    # -1 and 1 are the outer edges of the first and the last patch
+    down, across = (
+        (torch.arange(pixels, device=logits.device) + 0.5) * (2 * side / pixels / patches) - 1
+        for pixels, side, patches in zip(size, sides, grid, strict=True)
+    )
+    rows, columns = torch.meshgrid(down, across, indexing="ij")  # each (height, width)
+    places = torch.stack([columns, rows], -1).to(planes.dtype).expand(len(planes), -1, -1, -1)
+    return functional.grid_sample(
+        planes, places, mode="bilinear", padding_mode="border", align_corners=False
+    )
 
 
 def segmentation_loss(
-    logits: torch.Tensor, grid: tuple[int, int], masks: torch.Tensor
+    logits: torch.Tensor,
+    grid: tuple[int, int],
+    masks: torch.Tensor,
+    sides: tuple[float, float] | None = None,
 ) -> torch.Tensor:
     """Mean cross-entropy of the pixels' classes, in nats; pixels of the class 255 are left out.
 
@@ -45,8 +65,9 @@ def segmentation_loss(
         logits: (pictures, rows · columns, classes), of the patches.
         grid: rows and columns.
         masks: (pictures, height, width) int64, of the model's input.
+        sides: as in `upsample`.
     """
-    pixels = upsample(logits, grid, (masks.shape[1], masks.shape[2]))
+    pixels = upsample(logits, grid, (masks.shape[1], masks.shape[2]), sides)
     total = functional.cross_entropy(pixels, masks, ignore_index=IGNORED, reduction="sum")
     return total / (masks != IGNORED).sum().clamp(min=1)
 

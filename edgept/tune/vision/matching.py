@@ -31,6 +31,10 @@ def match(
         cost = -_CLASS_COST * probabilities[:, classes]  # (tokens, objects)
         cost = cost + _L1_COST * torch.cdist(boxes, targets, p=1)
         cost = cost - _GIOU_COST * generalized_iou(boxes, targets)
+        if not bool(
+            cost.isfinite().all()
+        ):  # a training that diverged: any pairs show it in the loss
+            cost = torch.zeros_like(cost)
     tokens, objects = linear_sum_assignment(cost.double().cpu().numpy())
     device = boxes.device
     return torch.as_tensor(tokens, device=device), torch.as_tensor(objects, device=device)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from edgept.errors import InvalidFileError
 from edgept.tune.labels import check_known, check_storable
-from edgept.tune.vision.rows import IGNORED, PictureData, PictureRow
+from edgept.tune.vision.rows import BACKGROUND, IGNORED, PictureData, PictureRow
 
 __all__ = ["picture_labels"]
 
@@ -60,5 +60,6 @@ def _check_numbers(names: tuple[str, ...], held_out: PictureData) -> None:
 
 def _labels_of(row: PictureRow) -> set[str]:
     """All classes that a row names; the numbers in a mask's file are looked at when it is read."""
-    shapes = row.mask if isinstance(row.mask, tuple) else ()
-    return {row.label, *(box.label for box in row.boxes), *(shape.label for shape in shapes)} - {""}
+    if isinstance(row.mask, tuple):
+        return {BACKGROUND, *(shape.label for shape in row.mask)}
+    return {row.label, *(box.label for box in row.boxes)} - {""}

@@ -44,6 +44,7 @@ class Store:
     Args:
         rows: the pictures.
         labels: names of the classes.
+        numbered: what the numbers of masks in files stand for, all of them among `labels`.
         read: a row's picture.
         preprocess: a picture to (3, height, width) float32.
     """
@@ -52,11 +53,12 @@ class Store:
         self,
         rows: Sequence[PictureRow],
         labels: Sequence[str],
+        numbered: Sequence[str],
         read: Callable[[PictureRow], Image.Image],
         preprocess: Callable[[Image.Image], Pixels],
     ) -> None:
         self.rows = rows
-        self.labels = tuple(labels)
+        self.labels, self._numbered = tuple(labels), tuple(numbered)
         self._read, self._preprocess = read, preprocess
         self._kept: dict[int, tuple[torch.Tensor, Target]] = {}
         self.sizes: list[tuple[int, int]] = []  # width and height of each picture
@@ -99,7 +101,7 @@ class Store:
 
     def mask(self, index: int) -> npt.NDArray[np.uint8]:
         """The class of each pixel of the picture itself, (its height, its width)."""
-        return read_mask(self.rows[index], self.labels, self.sizes[index])
+        return read_mask(self.rows[index], self.labels, self.sizes[index], self._numbered)
 
     def _target(
         self, row: PictureRow, size: tuple[int, int], input_size: tuple[int, int]
@@ -115,13 +117,18 @@ class Store:
         )
         mask = None
         if row.mask is not None:
-            found = Image.fromarray(read_mask(row, self.labels, size))
+            found = Image.fromarray(read_mask(row, self.labels, size, self._numbered))
             mask = torch.from_numpy(np.array(found.resize(input_size, Image.Resampling.NEAREST)))
         return Target(label, classes, boxes, mask)
 
 
 def open_store(
-    data: PictureData, labels: Sequence[str], preprocessor: Any, *, whole: bool
+    data: PictureData,
+    labels: Sequence[str],
+    preprocessor: Any,
+    *,
+    whole: bool,
+    numbered: Sequence[str] | None = None,
 ) -> Store:
     """Read all pictures of a data set.
 
@@ -130,6 +137,7 @@ def open_store(
         labels: names of the classes.
         preprocessor: the model's.
         whole: whether a picture is resized whole, and not cropped.
+        numbered: what the numbers of masks in files stand for; None takes `labels`.
 
     Raises:
         InvalidFileError: pictures cannot be read, or do not match what the data say; each is named.
@@ -137,7 +145,8 @@ def open_store(
     store = Store(
         data.rows,
         labels,
-        lambda row: read_picture(row.picture, name="it"),
+        labels if numbered is None else numbered,
+        lambda row: read_picture(row.picture, name="it", may_turn=data.kind == "classes"),
         lambda picture: preprocessor(picture, whole=whole),
     )
     if problems := store.check():

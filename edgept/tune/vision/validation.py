@@ -69,18 +69,20 @@ def _classes(_: Job, outputs: Iterable[Outputs]) -> tuple[float, dict[str, float
 
 
 def _pixels(job: Job, outputs: Iterable[Outputs]) -> tuple[float, dict[str, float]]:
-    num_labels, grid = len(job.labels), job.backbone.vision.geometry.grid
+    num_labels, image = len(job.labels), job.backbone.vision.geometry
     table = np.zeros((num_labels, num_labels), dtype=np.int64)
     total, pixels = 0.0, 0
     for rows, targets, logits, _boxes in outputs:
         masks = masks_of(targets).to(logits.device)
         count = int((masks != IGNORED).sum())
-        total += float(segmentation_loss(logits, grid, masks)) * count
+        total += float(segmentation_loss(logits, image.grid, masks, image.sides)) * count
         pixels += count
         for row, own in zip(rows, logits, strict=True):
             mask = job.held_out.mask(row)  # of the picture itself, as the device answers
             size = (mask.shape[0], mask.shape[1])
-            found = upsample(own[None], grid, size)[0].argmax(dim=0)  # (height, width)
+            found = upsample(own[None], image.grid, size, image.sides)[0].argmax(
+                dim=0
+            )  # (height, width)
             table += confusion(found.cpu().numpy(), mask, num_labels, IGNORED)
     return total / max(1, pixels), mean_iou(table)
 

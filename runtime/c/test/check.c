@@ -92,6 +92,37 @@ static size_t new_tokens(void)
     return wanted == NULL ? NEW_TOKENS : (size_t)atol(wanted);
 }
 
+/* Whatever a prompt does with a grey picture; without features, and with them. */
+static enum edgept_status look(struct edgept_bundle *bundle, struct edgept_session *session,
+                               struct edgept_prompt *prompt, uint64_t *result, struct edgept_error *error)
+{
+    static const float pixels[3 * 32 * 32];
+    const struct edgept_image *image = edgept_bundle_image(bundle);
+    enum edgept_status status = EDGEPT_OK;
+    require(image->height * image->width <= 32 * 32, "the checks are for pictures of 32 x 32");
+    for (int features = 0; status == EDGEPT_OK && features < 2; features++) {
+        struct edgept_sight sight;
+        struct edgept_classification classes;
+        struct edgept_segmentation segments;
+        struct edgept_detections things;
+        status = edgept_session_see(session, prompt, pixels, features, &sight, error);
+        if (status)
+            return status;
+        if (sight.task == EDGEPT_IMAGE_CLASSIFICATION)
+            status = edgept_sight_classify(session, &sight, &classes, error);
+        else if (sight.task == EDGEPT_IMAGE_SEGMENTATION)
+            status = edgept_sight_segment(session, &sight, &segments, error);
+        else
+            status = edgept_sight_detect(session, &sight, 0, &things, error);
+        for (size_t i = 0; status == EDGEPT_OK && i < sight.positions * sight.classes; i++) {
+            uint32_t bits;
+            memcpy(&bits, &sight.logits[i], sizeof bits);
+            *result = (*result ^ bits) * 1099511628211u;
+        }
+    }
+    return status;
+}
+
 static int add_piece(void *user, const char *piece)
 {
     uint64_t *result = user;
@@ -134,6 +165,8 @@ static enum edgept_status ask(struct edgept_bundle *bundle, struct edgept_sessio
         }
         return status;
     }
+    if (edgept_bundle_image(bundle) != NULL)
+        return look(bundle, session, prompt, result, error);
     for (int sampled = 0; sampled < 2; sampled++) {
         const int64_t stop[] = {-1};
         struct edgept_generation said;
