@@ -171,3 +171,44 @@ def test_a_question_is_not_for_pictures() -> None:
     result = CliRunner().invoke(main, ["demo", "vision", "--question", "What is this?"])
     assert result.exit_code == 2
     assert "--question" in result.output
+
+
+@pytest.mark.filterwarnings("ignore")  # of transformers, about its own processors
+def test_the_script_that_made_the_model_makes_one_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from safetensors.numpy import load_file
+
+    from edgept.demo import train_vision
+
+    monkeypatch.setattr(train_vision, "BATCH", 4)
+    monkeypatch.setattr(train_vision, "HELD_OUT", 8)
+    monkeypatch.chdir(tmp_path)
+
+    def train(steps: int) -> dict[str, Any]:
+        arguments = ["--out", "vision", "--steps", str(steps), "--scenes", "12", "--every", "1"]
+        monkeypatch.setattr("sys.argv", ["train_vision", *arguments])
+        train_vision.main()
+        line: dict[str, Any] = json.loads(capsys.readouterr().out.splitlines()[-1])
+        return line
+
+    assert train(1)["step"] == 1
+    first = load_file("vision/model.safetensors")
+    line = train(3)
+    assert line["step"] == 3
+    assert set(line["held_out"]) >= {"kind", "box", "accuracy"}
+    names = set(load_file(MODEL / "model.safetensors"))
+    second = load_file("vision/model.safetensors")
+    assert set(first) == set(second) == names
+    assert any(not np.array_equal(first[name], second[name]) for name in names)
+
+
+def test_the_benchmark_says_that_the_x_rays_are_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from benchmarks import visual_prompts
+
+    monkeypatch.setattr(visual_prompts, "DATA", tmp_path / "none.npz")
+    monkeypatch.setattr("sys.argv", ["visual_prompts", str(tmp_path)])
+    with pytest.raises(SystemExit, match=r"none\.npz"):
+        visual_prompts.main()

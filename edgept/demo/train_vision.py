@@ -20,6 +20,7 @@ from transformers import ViTConfig, ViTImageProcessor, ViTModel
 from edgept.demo.lessons import PATCH, SIDE, WEIGHTS, Lesson, Teacher, make_lesson, prepare
 
 BATCH = 64
+HELD_OUT = 512
 _WARMUP = 150
 _DECAYED_SHARE = 0.3  # of the steps, at the end, while the learning rate falls to nothing
 _REPORT = 100
@@ -128,7 +129,7 @@ def main() -> None:
     # On a CPU the backward pass of the fused attention takes twice that of plain matmuls.
     model.set_attn_implementation("eager")
     forward = torch.compile(model) if args.compile else model
-    held_out = make_lesson(args.seed + 1_000_000, 512)
+    held_out = make_lesson(args.seed + 1_000_000, HELD_OUT)
     lessons = make_lesson(args.seed, args.scenes)
 
     began, total = time.perf_counter(), 0.0

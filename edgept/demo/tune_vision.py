@@ -1,7 +1,7 @@
 """Tune the three prompts of the vision demo on its frozen model: `edgept tune`, on generated pictures.
 
 python -m edgept.demo.tune_vision --model vision/model --out vision/prompts
-python -m edgept.demo.tune_vision classify segment --method head --out vision/heads
+python -m edgept.demo.tune_vision classify segment --method head --steps 300 --out vision/heads
 """
 
 import argparse
