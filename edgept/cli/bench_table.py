@@ -1,5 +1,6 @@
 """What `edgept bench` prints on a terminal."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -28,16 +29,7 @@ def show(report: "Report") -> None:
         ),
         soft_wrap=True,
     )
-    _phases(console, report)
-    console.print()
-    style = "green" if report.verdict.word == "steady" else "yellow"
-    console.print(Text(report.verdict.word, style=f"bold {style}"))
-    lines = [*report.verdict.reasons, *report.notes]
-    if report.answers.right:
-        lines.append(f"A → B → A and {report.answers.checked} repeated answers are right")
-    lines += _more(report)
-    for line in lines:
-        console.print(Text(f"  {line}"), soft_wrap=True)
+    _findings(console, report, _more(report))
     _comparison(console, report)
 
 
@@ -58,6 +50,13 @@ def show_pictures(report: "PictureReport") -> None:
         ),
         soft_wrap=True,
     )
+    _findings(console, report, [])
+
+
+def _findings(console: "Console", report: "Report | PictureReport", more: Sequence[str]) -> None:
+    """The phases, whether they are steady, and what is to be said of them."""
+    from rich.text import Text
+
     _phases(console, report)
     console.print()
     style = "green" if report.verdict.word == "steady" else "yellow"
@@ -65,7 +64,7 @@ def show_pictures(report: "PictureReport") -> None:
     lines = [*report.verdict.reasons, *report.notes]
     if report.answers.right:
         lines.append(f"A → B → A and {report.answers.checked} repeated answers are right")
-    for line in lines:
+    for line in [*lines, *more]:
         console.print(Text(f"  {line}"), soft_wrap=True)
 
 
