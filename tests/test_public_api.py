@@ -210,7 +210,7 @@ def test_help_of_every_command(words: list[str]) -> None:
             for spelling in parameter.opts:
                 assert spelling in shown
         else:
-            assert parameter.human_readable_name in shown
+            assert parameter.make_metavar(click.Context(command)) in shown
     if isinstance(command, click.Group):
         for name in command.commands:
             assert f"\n  {name} " in shown
