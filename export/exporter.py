@@ -35,7 +35,7 @@ from edgept.export.chatter import logged
 from edgept.export.data_parity import read_rows
 from edgept.export.decoder_classifier import export_decoder_classifier
 from edgept.export.encoder_exporter import export_encoder, padding_id, prefix_geometry
-from edgept.export.families import ENCODERS, SEQ2SEQ, VISION
+from edgept.export.families import ENCODERS, SEQ2SEQ
 from edgept.export.fingerprint import fingerprint
 from edgept.export.genai_config import write_genai_config
 from edgept.export.generation_rules import read_decoding, unread_settings
@@ -468,7 +468,7 @@ def _describe_vision(
     weights: WeightFormat,
     max_virtual_tokens: int | None,
 ) -> Manifest:
-    prompted = PromptedVision(reference, VISION[source.config.model_type])
+    prompted = PromptedVision(reference)
     limit = max_virtual_tokens or _MAX_VIRTUAL_TOKENS
     if limit < 1:
         raise UsageError(f"--max-virtual-tokens {limit}, expected at least 1.")

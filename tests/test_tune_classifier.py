@@ -28,9 +28,9 @@ from edgept.tune.encode import Example
 from edgept.tune.head import keep_head
 from edgept.tune.job import Job
 from edgept.tune.labels import label_names, majority
+from edgept.tune.learning_rates import HEAD_LEARNING_RATE
 from edgept.tune.loop import make_optimizer
 from edgept.tune.methods import adapt
-from edgept.tune.settings import HEAD_LEARNING_RATE
 from tests.conftest import VOCABULARY, tiny_tokenizer
 from tests.peft_adapters import other_peoples_warnings
 

@@ -62,4 +62,4 @@ def _labels_of(row: PictureRow) -> set[str]:
     """All classes that a row names; the numbers in a mask's file are looked at when it is read."""
     if isinstance(row.mask, tuple):
         return {BACKGROUND, *(shape.label for shape in row.mask)}
-    return {row.label, *(box.label for box in row.boxes)} - {""}
+    return {row.label, *(box.label for box in (*row.boxes, *row.crowds))} - {""}

@@ -12,7 +12,7 @@ from PIL import Image
 from edgept.errors import EdgeptError, InvalidFileError
 from edgept.pictures import read_picture
 from edgept.tune.vision.masks import read_mask
-from edgept.tune.vision.rows import PictureData, PictureRow, malformed
+from edgept.tune.vision.rows import Box, PictureData, PictureRow, malformed
 
 __all__ = ["Store", "Target", "open_store"]
 
@@ -103,15 +103,23 @@ class Store:
         """The class of each pixel of the picture itself, (its height, its width)."""
         return read_mask(self.rows[index], self.labels, self.sizes[index], self._numbered)
 
+    def crowds(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Boxes around many objects: their classes (n,), and corners (n, 4) as shares of the picture."""
+        return self._placed(self.rows[index].crowds, self.sizes[index])
+
+    def _placed(
+        self, boxes: Sequence[Box], size: tuple[int, int]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Classes (n,) int64, and corners (n, 4) float32 as shares of a picture of this width and height."""
+        classes = torch.tensor([self.labels.index(box.label) for box in boxes], dtype=torch.int64)
+        corners = torch.tensor([box.corners for box in boxes]).reshape(-1, 4)
+        return classes, corners / torch.tensor([*size, *size])
+
     def _target(
         self, row: PictureRow, size: tuple[int, int], input_size: tuple[int, int]
     ) -> Target:
         label = self.labels.index(row.label) if row.label else 0
-        classes = torch.tensor(
-            [self.labels.index(box.label) for box in row.boxes], dtype=torch.int64
-        )
-        corners = torch.tensor([box.corners for box in row.boxes]).reshape(-1, 4)
-        corners = corners / torch.tensor([*size, *size])  # (objects, 4), shares of the picture
+        classes, corners = self._placed(row.boxes, size)
         boxes = torch.cat(
             [(corners[:, :2] + corners[:, 2:]) / 2, corners[:, 2:] - corners[:, :2]], dim=1
         )

@@ -91,7 +91,7 @@ def _objects(job: Job, outputs: Iterable[Outputs]) -> tuple[float, dict[str, flo
     made: list[Found] = []
     right: list[Found] = []
     total = 0.0
-    for _rows, targets, logits, boxes in outputs:
+    for rows, targets, logits, boxes in outputs:
         if boxes is None:
             raise AssertionError("what detects gives boxes")
         if finds_by_patches(job):
@@ -102,8 +102,17 @@ def _objects(job: Job, outputs: Iterable[Outputs]) -> tuple[float, dict[str, flo
         total += float(loss) * len(targets)
         scores, classes = chances.max(dim=-1)  # (pictures, tokens or patches)
         corners = box_corners(boxes).clamp(0, 1)  # (pictures, tokens, 4)
-        for index, target in enumerate(targets):
+        for index, row in enumerate(rows):
             own = (corners[index], classes[index], scores[index])
             made.append(Found(*(tensor.cpu().numpy() for tensor in own)))
-            right.append(Found(box_corners(target.boxes).numpy(), target.classes.numpy()))
+            right.append(_to_be_found(targets[index], *job.held_out.crowds(row)))
     return total / len(right), average_precision(made, right, len(job.labels))
+
+
+def _to_be_found(target: Target, classes: torch.Tensor, corners: torch.Tensor) -> Found:
+    """A picture's objects, and behind them its crowds, of these classes (n,) and corners (n, 4)."""
+    return Found(
+        torch.cat([box_corners(target.boxes), corners]).numpy(),
+        torch.cat([target.classes, classes]).numpy(),
+        is_crowd=np.arange(len(target.classes) + len(classes)) >= len(target.classes),
+    )
