@@ -26,7 +26,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
 )
 
-from edgept.bundle import SEQ2SEQ_TASK
+from edgept.bundle import MANIFEST_NAME, SEQ2SEQ_TASK
 from edgept.errors import ExportError, UsageError
 from edgept.export.families import ENCODERS, SEQ2SEQ, VISION, EncoderFamily, VisionFamily
 from edgept.export.heads import find_layers
@@ -140,6 +140,11 @@ def find_config(location: str) -> Any:
 def _open(location: str, fetch: Callable[[str], Path]) -> tuple[Path, Any]:
     """The model's folder, and its configuration."""
     if Path(location).exists() and not (Path(location) / "config.json").is_file():
+        if (Path(location) / MANIFEST_NAME).is_file():
+            raise UsageError(
+                f"{location} is a bundle, which a model was exported to. Give that model: the folder that "
+                "save_pretrained wrote, or a hub id."
+            )
         raise UsageError(
             f"{location} holds no config.json, so it is not a transformers model folder. Give the folder "
             "that save_pretrained wrote, or a hub id."
@@ -172,7 +177,7 @@ def _fetch(hub_id: str, *patterns: str) -> Path:
     except (OSError, ValueError, HfHubHTTPError, HFValidationError) as error:
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         raise UsageError(
-            f"there is no folder {hub_id!r}, and as a hub id it could not be fetched: {first_line}. Check "
+            f"there is no folder {hub_id!r}, and as a hub id it could not be fetched: {first_line.rstrip('.')}. Check "
             "the path, or the id, the network and your access ('hf auth login')."
         ) from error
 

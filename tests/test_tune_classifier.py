@@ -506,7 +506,7 @@ def test_what_no_file_holds_is_refused_before_anything_slow(
     output = tmp_path / "p.safetensors"
     tabs = write_data(tmp_path / "tabs.jsonl", ("card\tlost", "card found"))
     with pytest.raises(InvalidFileError, match=r"line 1: .*card\\tlost"):
-        tune(str(tmp_path / "no model"), tabs, output, quick())
+        tune("no/such-model", tabs, output, quick())
     backbone = load_backbone(str(folder_of("llama")), task="text-classification")
     monkeypatch.setattr(tuner, "train", lambda *_, **__: pytest.fail("trained"))
     with pytest.raises(InvalidFileError, match="5 virtual tokens and 3 labels: metadata name"):

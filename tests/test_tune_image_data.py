@@ -7,6 +7,7 @@ import tracemalloc
 import zipfile
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -574,6 +575,18 @@ def test_held_out_pictures_of_other_classes_are_named(tmp_path: Path) -> None:
         picture_labels(training, held_out)
     with pytest.raises(UsageError, match=r"has classes, .* has boxes"):
         read_picture_training(tmp_path / "train", coco(tmp_path), Settings())
+
+
+def test_a_split_leaves_each_class_some_pictures_to_learn(tmp_path: Path) -> None:
+    for name in ("a/1.png", "b/1.png", "b/2.png"):
+        save(tmp_path / name)
+    settings = Settings(eval_split=0.34)
+    splits = [replace(settings, seed=seed) for seed in range(6)]
+    data = [read_picture_training(tmp_path, None, one) for one in splits]
+    lone = [one for one in data if one[1] is not None and one[1].rows[0].label == "a"]
+    assert 0 < len(lone) < 6
+    with pytest.raises(UsageError, match="--eval-split puts all rows of the label 'a' among"):
+        picture_labels(*lone[0])
 
 
 def test_a_picture_of_another_size_than_stated_is_named(tmp_path: Path) -> None:

@@ -337,7 +337,7 @@ def test_a_run_goes_on_from_a_prompt(tmp_path: Path, backbone: Backbone) -> None
     assert record["validations"][0]["loss"] == pytest.approx(made["best"]["loss"], rel=1e-6)
     prompt = edgept.read_prompt(second)
     assert (prompt.num_virtual_tokens, prompt.method) == (3, "vpt_shallow")
-    with pytest.raises(UsageError, match="holds prompt_embeds, which --method head"):
+    with pytest.raises(UsageError, match=r"which --method head .* Use --method vpt-deep"):
         tune(
             backbone,
             data,
@@ -471,6 +471,7 @@ def test_settings_for_pictures_are_refused_of_text(
     [
         ("nowhere", "there is no folder"),
         ("empty", "holds no config.json"),
+        ("bundle", "is a bundle"),
         ("other", "no transformers model"),
     ],
 )
@@ -480,6 +481,8 @@ def test_a_model_that_is_not_there_is_said_before_the_data_are_read(
 ) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "other").mkdir()
+    (tmp_path / "bundle").mkdir()
+    (tmp_path / "bundle" / "edgept.json").write_text("{}")
     (tmp_path / "other" / "config.json").write_text("{}")
     (tmp_path / "bad.jsonl").write_text("no row")
     (tmp_path / "tasks.yaml").write_text("tasks: {a: {train: bad.jsonl}}")

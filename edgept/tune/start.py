@@ -14,7 +14,7 @@ from edgept.prompt_source import load_prompt_source
 from edgept.tune.backbone import Backbone
 from edgept.tune.head import name_layers
 from edgept.tune.methods import prefix_rows
-from edgept.tune.settings import Settings
+from edgept.tune.settings import PICTURE_TASKS, Settings
 
 __all__ = [
     "check_start",
@@ -50,6 +50,8 @@ def read_start(settings: Settings) -> Prompt | None:
     held = next((name for name in ("prompt_embeds", "prompt_kv") if name in prompt.tensors), None)
     if held != _TENSORS[settings.method]:
         method = next(name for name, tensor in _TENSORS.items() if tensor == held)
+        if prompt.task in PICTURE_TASKS and held is not None:
+            method = "vpt-deep"  # or shallow, as the prompt says
         raise UsageError(
             f"{path} holds {held or 'a head alone'}, which --method {settings.method} does not begin from. "
             f"Use --method {method}."

@@ -257,7 +257,7 @@ def _settle(
     elif best.step == 0:
         untrained = "untrained prompt" if start is None else f"prompt {start.name!r}"
         state.warnings["no better"] = (
-            f"no validation was better than the {untrained}'s, which is kept. Lower "
+            f"no validation was better than that of the {untrained}, which is kept. Lower "
             f"{settings.rate_option} (now {job.rate:g}), or give more data."
         )
         report(Update(state.step, job.steps, state.warnings["no better"], is_warning=True))

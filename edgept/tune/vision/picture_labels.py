@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from edgept.errors import InvalidFileError
-from edgept.tune.labels import check_known, check_storable
+from edgept.tune.labels import check_known, check_split, check_storable
 from edgept.tune.vision.rows import BACKGROUND, IGNORED, PictureData, PictureRow
 
 __all__ = ["picture_labels"]
@@ -17,10 +17,13 @@ def picture_labels(training: PictureData, held_out: PictureData | None) -> tuple
     They are in the order in which the data list them, else sorted.
 
     Raises:
+        UsageError: a split leaves a class to the held-out pictures alone.
         InvalidFileError: there are too few or too many, a prompt file cannot hold one, or held-out
             pictures are of a class that no training row is of; each is named.
     """
     names = training.labels or tuple(sorted({row.label for row in training.rows}))
+    if training.kind == "classes":
+        check_split(names, training, held_out)
     if len(names) < _FEWEST[training.kind]:
         raise InvalidFileError(
             "training-data",
