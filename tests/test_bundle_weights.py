@@ -11,8 +11,9 @@ import pytest
 
 import edgept
 from edgept import Prompt
-from edgept.bundle import MANIFEST_NAME, BundleFile, hash_file, read_manifest
+from edgept.bundle import MANIFEST_NAME, hash_file, read_manifest
 from edgept.errors import ExportError, UntrustedError
+from edgept.manifest import BundleFile
 
 pytest.importorskip("torch", reason="needs the workstation's extra")
 

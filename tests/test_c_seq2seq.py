@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import edgept
-from edgept.bundle import SEQ2SEQ_TASK, Manifest
+from edgept.manifest import SEQ2SEQ_TASK, Manifest
 from edgept.prompt import Prompt
 from edgept.prompt_file import write_prompt
 from tests.c_library import CModel, CStatusError

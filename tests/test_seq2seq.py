@@ -22,9 +22,11 @@ from edgept import (
     UntrustedError,
     UsageError,
 )
-from edgept.bundle import MANIFEST_NAME, SEQ2SEQ_TASK, read_manifest
+from edgept.bundle import MANIFEST_NAME, read_manifest
 from edgept.cli import main
-from edgept.peft_folder import read_peft_folder, write_peft_folder
+from edgept.manifest import SEQ2SEQ_TASK
+from edgept.peft_folder import read_peft_folder
+from edgept.peft_writer import write_peft_folder
 
 pytest.importorskip("torch", reason="needs edgept[export]")
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import edgept
-from edgept.bundle import SEQ2SEQ_TASK
 from edgept.errors import UsageError
+from edgept.manifest import SEQ2SEQ_TASK
 
 pytest.importorskip("torch", reason="needs the workstation's extra")
 
