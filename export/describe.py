@@ -20,7 +20,7 @@ from edgept.export.vision_exporter import vision_labels
 from edgept.export.weights import WeightFormat
 from edgept.manifest import Manifest
 
-__all__ = ["describe"]
+__all__ = ["check_longest_prompt", "describe"]
 
 _PROVIDERS = {
     "cpu": ["CPUExecutionProvider"],
@@ -29,6 +29,21 @@ _PROVIDERS = {
 }
 _MIN_ONNXRUNTIME = "1.23.0"
 _MAX_VIRTUAL_TOKENS = 1024
+
+
+def check_longest_prompt(source: ModelSource, max_virtual_tokens: int | None) -> None:
+    """Refuse what no model of these sequences takes, before it is built.
+
+    Raises:
+        UsageError: `max_virtual_tokens` is out of range.
+    """
+    if max_virtual_tokens is None:
+        return
+    if source.is_image:
+        if max_virtual_tokens < 1:
+            raise UsageError(f"--max-virtual-tokens {max_virtual_tokens}, expected at least 1.")
+    else:
+        _check_room(source, max_virtual_tokens, _longest_sequence(source))
 
 
 def describe(
@@ -49,8 +64,7 @@ def _describe_text(
     reference = built.reference
     config = source.config.get_text_config()
     embedding = reference.get_input_embeddings()
-    # BLOOM has no longest sequence of its own: its positions are biases of the attention
-    max_positions = int(getattr(config, "max_position_embeddings", None) or 2048)
+    max_positions = _longest_sequence(source)
     family = ENCODERS.get(source.config.model_type)
     padding = None if family is None else padding_id(reference, family)
     if padding is not None:
@@ -60,11 +74,7 @@ def _describe_text(
     if source.task == "feature-extraction":
         pooling, normalize = read_pooling(source.folder)
     limit = max_virtual_tokens or min(_MAX_VIRTUAL_TOKENS, max(1, max_positions - 1))
-    if not 1 <= limit < max(2, max_positions):
-        raise UsageError(
-            f"--max-virtual-tokens {limit}: {source.name} takes sequences of {max_positions} tokens, so "
-            f"expected 1 to {max_positions - 1}."
-        )
+    _check_room(source, limit, max_positions)  # of positions without padding's, too
     bos, pad = source.generation.bos_token_id, getattr(config, "pad_token_id", None)
     return Manifest(
         source=source.name,
@@ -93,14 +103,26 @@ def _describe_text(
     )
 
 
+def _longest_sequence(source: ModelSource) -> int:
+    # BLOOM has no longest sequence of its own: its positions are biases of the attention
+    config = source.config.get_text_config()
+    return int(getattr(config, "max_position_embeddings", None) or 2048)
+
+
+def _check_room(source: ModelSource, limit: int, max_positions: int) -> None:
+    if not 1 <= limit < max(2, max_positions):
+        raise UsageError(
+            f"--max-virtual-tokens {limit}: {source.name} takes sequences of {max_positions} tokens, so "
+            f"expected 1 to {max_positions - 1}."
+        )
+
+
 def _describe_vision(
     source: ModelSource, built: Built, weights: WeightFormat, max_virtual_tokens: int | None
 ) -> Manifest:
     reference = built.reference
     prompted = PromptedVision(reference, VISION[source.config.model_type])
     limit = max_virtual_tokens or _MAX_VIRTUAL_TOKENS
-    if limit < 1:
-        raise UsageError(f"--max-virtual-tokens {limit}, expected at least 1.")
     return Manifest(
         source=source.name,
         architecture=type(reference).__name__,

@@ -21,7 +21,7 @@ from edgept.errors import UsageError
 from edgept.export.build import build
 from edgept.export.chatter import logged
 from edgept.export.data_parity import read_rows
-from edgept.export.describe import describe
+from edgept.export.describe import check_longest_prompt, describe
 from edgept.export.genai_config import write_genai_config
 from edgept.export.image_preprocessor import read_preprocessor
 from edgept.export.parity import check_parity
@@ -132,6 +132,7 @@ def export_model(
                 "int8-dynamic is quicker only where many tokens are run at once, so it is for encoders and image models. "
                 "Choose int8 or int4."
             )
+        check_longest_prompt(source, max_virtual_tokens)
         data = None if verify_data is None else read_rows(verify_data, columns, source.task)
         built = build(source, folder, log, weights, progress)
         progress("writing the bundle")
