@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgept.bundle import Manifest, find_bundle, read_manifest
+from edgept.bundle import find_bundle, read_manifest
 from edgept.errors import IncompatibleError
 from edgept.export.dequantize import is_quantized
+from edgept.manifest import Manifest
 from edgept.tune.backbone import Backbone
 from edgept.tune.bundle_weights import bundle_weights
 from edgept.tune.settings import Settings
