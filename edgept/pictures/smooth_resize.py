@@ -10,7 +10,9 @@ import numpy.typing as npt
 
 __all__ = ["smooth_resized"]
 
-_BLOCK = 128  # pixels of the picture, about, that one product reads along a side
+# Pixels of the picture, about, that one product reads along a side; and of the result, at least, so that few
+# are read twice: each takes four times as many as it stands for.
+_BLOCK, _FEWEST = 128, 8
 _TRUNCATED = 4.0  # standard deviations, where scipy's filter ends
 
 Array = npt.NDArray[np.float32]
@@ -44,7 +46,7 @@ def _along(pixels: npt.NDArray[np.uint8] | Array, axis: int, length: int, new_le
     lines = np.moveaxis(pixels, axis, 0)  # (pixels of the side, of the other side, 3)
     made = np.zeros((new_length, *lines.shape[1:]), np.float32)
     scale = length / new_length
-    step = max(1, int(_BLOCK / scale))
+    step = max(_FEWEST, int(_BLOCK / scale))
     for begin in range(0, new_length, step):
         end = min(begin + step, new_length)
         first, weights = _weights(begin, end, scale, length, len(lines))
