@@ -12,7 +12,7 @@ from PIL import Image
 from edgept.errors import EdgeptError, InvalidFileError
 from edgept.pictures import read_picture
 from edgept.tune.vision.masks import read_mask
-from edgept.tune.vision.rows import Box, PictureData, PictureRow, malformed
+from edgept.tune.vision.rows import IGNORED, Box, PictureData, PictureRow, malformed
 
 __all__ = ["Store", "Target", "open_store"]
 
@@ -28,8 +28,10 @@ class Target:
     Attributes:
         label: its class; 0 where pixels or boxes have classes.
         classes: (objects,) int64, of its objects.
-        boxes: (objects, 4) float32: centre x, centre y, width, height as shares of the picture.
-        mask: (height, width) uint8 of the model's input, the class of each pixel; None without masks.
+        boxes: (objects, 4) float32: centre x, centre y, width, height as shares of the picture, or of the
+            square that it is padded to.
+        mask: (height, width) uint8 of the model's input, the class of each pixel, 255 where it is padded;
+            None without masks.
     """
 
     label: int
@@ -47,6 +49,7 @@ class Store:
         numbered: what the numbers of masks in files stand for, all of them among `labels`.
         read: a row's picture.
         preprocess: a picture to (3, height, width) float32.
+        frame: width and height of a picture to those of what becomes the input, see `Preprocessor.frame`.
     """
 
     def __init__(
@@ -56,10 +59,11 @@ class Store:
         numbered: Sequence[str],
         read: Callable[[PictureRow], Image.Image],
         preprocess: Callable[[Image.Image], Pixels],
+        frame: Callable[[tuple[int, int]], tuple[int, int]],
     ) -> None:
         self.rows = rows
         self.labels, self._numbered = tuple(labels), tuple(numbered)
-        self._read, self._preprocess = read, preprocess
+        self._read, self._preprocess, self.frame = read, preprocess, frame
         self._kept: dict[int, tuple[torch.Tensor, Target]] = {}
         self.sizes: list[tuple[int, int]] = []  # width and height of each picture
 
@@ -104,16 +108,17 @@ class Store:
         return read_mask(self.rows[index], self.labels, self.sizes[index], self._numbered)
 
     def crowds(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Boxes around many objects: their classes (n,), and corners (n, 4) as shares of the picture."""
+        """Boxes around many objects: their classes (n,), and corners (n, 4) as shares of what is seen."""
         return self._placed(self.rows[index].crowds, self.sizes[index])
 
     def _placed(
         self, boxes: Sequence[Box], size: tuple[int, int]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Classes (n,) int64, and corners (n, 4) float32 as shares of a picture of this width and height."""
+        """Classes (n,) int64, and corners (n, 4) float32 as shares of what is seen of a picture of a size."""
         classes = torch.tensor([self.labels.index(box.label) for box in boxes], dtype=torch.int64)
         corners = torch.tensor([box.corners for box in boxes]).reshape(-1, 4)
-        return classes, corners / torch.tensor([*size, *size])
+        frame = self.frame(size)
+        return classes, corners / torch.tensor([*frame, *frame])
 
     def _target(
         self, row: PictureRow, size: tuple[int, int], input_size: tuple[int, int]
@@ -126,7 +131,10 @@ class Store:
         mask = None
         if row.mask is not None:
             found = Image.fromarray(read_mask(row, self.labels, size, self._numbered))
-            mask = torch.from_numpy(np.array(found.resize(input_size, Image.Resampling.NEAREST)))
+            extent = found.transform(
+                input_size, Image.Transform.EXTENT, (0, 0, *self.frame(size)), fillcolor=IGNORED
+            )
+            mask = torch.from_numpy(np.array(extent))
         return Target(label, classes, boxes, mask)
 
 
@@ -156,6 +164,7 @@ def open_store(
         labels if numbered is None else numbered,
         lambda row: read_picture(row.picture, name="it", may_turn=data.kind == "classes"),
         lambda picture: preprocessor(picture, whole=whole),
+        preprocessor.frame,
     )
     if problems := store.check():
         raise malformed(data.path, problems, "Correct or remove them.")
