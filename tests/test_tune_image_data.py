@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ from edgept.errors import EdgeptError, InvalidFileError, UsageError
 
 pytest.importorskip("torch", reason="needs the workstation's extra")
 
+import torch
+
 from edgept.tune import Columns, Settings
 from edgept.tune.vision.data import read_picture_data, read_picture_training
 from edgept.tune.vision.masks import read_mask
@@ -26,6 +29,7 @@ from edgept.tune.vision.picture_labels import picture_labels
 from edgept.tune.vision.rows import Shape
 from edgept.tune.vision.run_length import decode_counts, paint
 from edgept.tune.vision.store import open_store
+from edgept.tune.vision.validation import score_pictures
 
 ROOT = Path(__file__).resolve().parents[1]
 PNEUMONIA = ROOT.parent / "shared" / "data" / "pneumoniamnist" / "pneumoniamnist.npz"
@@ -179,6 +183,22 @@ def test_crowds_are_no_objects_and_their_pixels_are_of_their_class(tmp_path: Pat
         mask = read_mask(masks.rows[0], masks.labels, (10, 6), masks.labels)
         assert set(mask[2:4, 1:4].ravel()) == {2}  # the cat stands before the crowd
         assert np.bincount(mask.ravel()).tolist() == [0, 54, 6]
+
+
+def test_a_crowd_is_not_judged_in_validation(tmp_path: Path) -> None:
+    crowd = {"id": 8, "image_id": 1, "category_id": 3, "iscrowd": 1, "bbox": [5, 0, 5, 6]}
+    cat = {"id": 7, "image_id": 1, "category_id": 3, "bbox": [0, 0, 4, 6]}
+    data = read_picture_data(coco(tmp_path, annotations=[crowd, cat]), Settings())
+    store = open_store(data, data.labels, Small(), whole=True)
+    vision = SimpleNamespace(geometry=SimpleNamespace(detects="tokens"))
+    job: Any = SimpleNamespace(task="object-detection", labels=data.labels, held_out=store)
+    job.backbone = SimpleNamespace(vision=vision)
+    # centre x, centre y, width, height: in the crowd, around the cat, and nowhere
+    boxes = torch.tensor([[[0.8, 0.5, 0.2, 0.5], [0.2, 0.5, 0.4, 1.0], [0.45, 0.5, 0.1, 0.1]]])
+    logits = torch.tensor([[[0.0, 5.0], [0.0, 4.0], [0.0, 3.0]]])
+    loss, metric = score_pictures(job, [([0], [store[0][1]], logits, boxes)])
+    assert metric == {"ap": 1.0, "ap50": 1.0}
+    assert loss > 0
 
 
 def test_ids_with_gaps_and_pictures_without_annotations(tmp_path: Path) -> None:

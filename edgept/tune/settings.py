@@ -92,7 +92,8 @@ class Settings:
         precision: fp32, bf16, or auto: bf16 on a GPU that has it, else fp32.
         device: cpu, cuda, or auto.
         seed: of the initial prompt, the data's order and the evaluation split.
-        eval_split: share of the training rows that are kept for validation.
+        eval_split: share of the training rows that are held out; the prompt that is kept is the one with the
+            lowest loss there, whatever its metric.
         eval_every: steps between validations; None is a twentieth of all.
         patience: validations without a better loss after which training ends; 0 never does.
         metric_rows: rows for which a validation generates, to count exact matches.
