@@ -34,8 +34,8 @@ class Ceilings:
             weights of its own is in the files though a token reads one row of it. None of pictures.
         prefill_operations: about two for each weight and token, and the head once: only the last
             token's logits are wanted. Weights are counted by the files' bytes, so an input embedding with
-            weights of its own, which nothing multiplies, and tables of the graph count too much.
-            Attention's own products are left out.
+            weights of its own, which nothing multiplies, tables of the graph, and what stays floats beside
+            integers count too much. Attention's own products are left out.
         tpot_ms: time to read token_bytes; None of pictures.
         prefill_ms: time for prefill_operations; of pictures, of the run.
     """

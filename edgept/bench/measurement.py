@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from edgept.bench import pictures, texts
-from edgept.bench.answers import Answers, Correctness
+from edgept.bench.answers import Answer, Answers, Correctness
 from edgept.bench.comparison import compare
 from edgept.bench.conditions import Conditions
 from edgept.bench.earlier import Earlier
@@ -23,11 +23,13 @@ from edgept.bench.reference_kernel import ReferenceKernel
 from edgept.bench.report import Report, describe_bundle, describe_settings, make_phases
 from edgept.bench.requests import count_equal_rows, make_request
 from edgept.bench.residents import check_memory, levels_to, measure_level, measure_recent
-from edgept.bench.subject import Kind
+from edgept.bench.subject import Kind, Subject
 from edgept.bundle import Manifest, read_manifest
 from edgept.errors import UsageError
 from edgept.prompt import Prompt
+from edgept.runtime.content import LoadedPrompt
 from edgept.runtime.device import Device, read_device
+from edgept.runtime.model import Model
 
 __all__ = ["measure"]
 
@@ -105,11 +107,9 @@ def _measure(
 
     grow(2)  # a swap needs two
     answers = Answers()
-    seen = []
-    for prompt in (pool[0], pool[1], pool[0]):
-        answer = subject.run(model, [prompt])[1][0]
-        answers.check(prompt.name, answer)
-        seen.append(answer)
+    first, second, again = (
+        _ask(subject, model, prompt, answers) for prompt in (pool[0], pool[1], pool[0])
+    )
     samples["process_start"], said = start_processes(
         plan, files[0], subject.message, advance("starting processes")
     )
@@ -139,11 +139,11 @@ def _measure(
     progress("measuring ceilings", 0)
     ceilings = subject.ceilings(model, pool[0])
     correctness = Correctness(
-        swaps_back=np.array_equal(seen[0], seen[2]),
-        prompts_matter=not np.array_equal(seen[0], seen[1]),
+        swaps_back=np.array_equal(first, again),
+        prompts_matter=not np.array_equal(first, second),
         checked=answers.checked,
         different=answers.different,
-        starts_equal=said.count(subject.first(seen[0])),
+        starts_equal=said.count(subject.first(first)),
         starts=len(said),
         batch_rows=plan.batch if plan.batch > 1 else 0,
         batch_rows_equal=count_equal_rows(subject, model, turns, plan.batch),
@@ -185,6 +185,13 @@ def _measure(
         notes=[*_notes(plan, files, correctness, before, device), *subject.notes()],
         comparison=comparison,
     )
+
+
+def _ask(subject: Subject, model: Model, prompt: LoadedPrompt, answers: Answers) -> Answer:
+    """One answer outside the loop, checked as those inside."""
+    answer = subject.run(model, [prompt])[1][0]
+    answers.check(prompt.name, answer)
+    return answer
 
 
 def _joules_per_request(energy: Energy, series: Series) -> float | None:
