@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any, NoReturn, Unpack
 import numpy as np
 import numpy.typing as npt
 
-from edgept.bundle import SEQ2SEQ_TASK, Manifest, read_manifest
+from edgept.bundle import read_manifest
 from edgept.errors import EdgeptError, UsageError
 from edgept.latency import Latency
+from edgept.manifest import SEQ2SEQ_TASK, Manifest
 from edgept.prompt import Prompt
 from edgept.runtime.c_library import (
     ON_TEXT,

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgept.bundle import Manifest
 from edgept.errors import EdgeptError, InvalidFileError, UsageError
 from edgept.formats.regular_file import open_regular
 from edgept.formats.safetensors_strict import METADATA_KEY, read_header
+from edgept.manifest import Manifest
 from edgept.prompt import Prompt
 from edgept.prompt_file import FORMAT, MAX_BYTES, MIN_BYTES, format_prompt
 from edgept.prompt_source import bind, load_prompt_source

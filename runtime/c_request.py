@@ -10,8 +10,9 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from edgept.bundle import TABLE_NAME, Manifest
+from edgept.bundle import TABLE_NAME
 from edgept.errors import UsageError
+from edgept.manifest import Manifest
 from edgept.runtime.c_library import CGenerateOptions, CHandle, CText, call
 from edgept.runtime.content import Content, compose
 from edgept.runtime.options import GenerateOptions, read_options

@@ -18,7 +18,7 @@ from edgept.runtime.forward import Forward, Output
 from edgept.runtime.tagger import Tagging, check_aggregation, to_tagging
 
 if TYPE_CHECKING:
-    from edgept.bundle import Manifest
+    from edgept.manifest import Manifest
     from edgept.runtime.encoding import EncodedText
     from edgept.runtime.generator import Generator
     from edgept.runtime.seq2seq_generator import Seq2SeqGenerator

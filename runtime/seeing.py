@@ -18,7 +18,7 @@ from edgept.runtime.sights import CLASSIFIES, DETECTS, EMBEDS, SEGMENTS, Sight, 
 from edgept.runtime.vision import Seen, Vision
 
 if TYPE_CHECKING:
-    from edgept.bundle import ImageGeometry, Manifest
+    from edgept.manifest import ImageGeometry, Manifest
     from edgept.pictures import Picture
     from edgept.runtime.forward import Forward
     from edgept.runtime.generator import Generator

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from edgept.bundle import Manifest
 from edgept.errors import EdgeptError, InvalidFileError
 from edgept.latency import Latency
+from edgept.manifest import Manifest
 from edgept.runtime.content import Head, LoadedPrompt
 from edgept.runtime.graph import Graph
 from edgept.runtime.sights import CLASSIFIES, DETECTS, EMBEDS, SEGMENTS, Sight, pieces

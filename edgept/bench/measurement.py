@@ -24,8 +24,9 @@ from edgept.bench.report import Report, describe_bundle, describe_settings, make
 from edgept.bench.requests import count_equal_rows, make_request
 from edgept.bench.residents import check_memory, levels_to, measure_level, measure_recent
 from edgept.bench.subject import Kind, Subject
-from edgept.bundle import Manifest, read_manifest
+from edgept.bundle import read_manifest
 from edgept.errors import UsageError
+from edgept.manifest import Manifest
 from edgept.prompt import Prompt
 from edgept.runtime.content import LoadedPrompt
 from edgept.runtime.device import Device, read_device

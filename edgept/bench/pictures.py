@@ -16,9 +16,9 @@ from edgept.bench.plan import Plan
 from edgept.bench.question import Question
 from edgept.bench.sightings import first_number, numbers
 from edgept.bench.subject import Least, Subject
-from edgept.bundle import ImageGeometry, Manifest
 from edgept.errors import UsageError
 from edgept.latency import Latency
+from edgept.manifest import ImageGeometry, Manifest
 from edgept.prompt import Prompt
 from edgept.runtime.content import LoadedPrompt
 from edgept.runtime.model import Model

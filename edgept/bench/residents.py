@@ -9,8 +9,8 @@ import numpy as np
 from edgept.bench.plan import Length
 from edgept.bench.question import least_ids
 from edgept.bench.subject import Least
-from edgept.bundle import Manifest
 from edgept.errors import UsageError
+from edgept.manifest import Manifest
 from edgept.prompt import Prompt
 from edgept.runtime.content import LoadedPrompt
 from edgept.runtime.device import read_memory

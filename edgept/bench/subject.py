@@ -14,8 +14,8 @@ from edgept.bench.phases import Samples
 from edgept.bench.picture import PictureFile
 from edgept.bench.plan import Plan
 from edgept.bench.question import Question
-from edgept.bundle import Manifest
 from edgept.latency import Latency
+from edgept.manifest import Manifest
 from edgept.prompt import Prompt
 from edgept.runtime.content import LoadedPrompt
 from edgept.runtime.model import Model

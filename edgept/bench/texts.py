@@ -14,9 +14,9 @@ from edgept.bench.picture import PictureFile
 from edgept.bench.plan import Plan
 from edgept.bench.question import Question, ask, check_length, least_ids, make_question
 from edgept.bench.subject import Least, Subject
-from edgept.bundle import Manifest
 from edgept.errors import UsageError
 from edgept.latency import Latency
+from edgept.manifest import Manifest
 from edgept.prompt import Prompt
 from edgept.runtime.content import LoadedPrompt
 from edgept.runtime.model import Model

@@ -10,8 +10,8 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from edgept.atomic import atomic_folder
-from edgept.bundle import Manifest
 from edgept.latency import Latency
+from edgept.manifest import Manifest
 
 if TYPE_CHECKING:
     from edgept.runtime.content import LoadedPrompt
