@@ -15,8 +15,10 @@ from click.testing import CliRunner, Result
 
 import edgept
 from edgept.bench.answers import Answers
+from edgept.bench.comparison import _block
 from edgept.bench.earlier import read_earlier
 from edgept.bench.loop import run_loop
+from edgept.bench.phases import Samples
 from edgept.bench.plan import Plan, length_of_run
 from edgept.bench.question import Question
 from edgept.bench.requests import make_request
@@ -227,6 +229,34 @@ def test_a_comparison_with_itself_is_interleaved(
         if ratio["low"] <= 1 <= ratio["high"]:
             assert phase["word"] in ("no difference shown", "too few samples")
     assert "interleaved" in (tmp_path / "page.html").read_text("utf-8")
+
+
+def test_neither_side_of_a_comparison_is_favoured(bundle: Path, files: Path) -> None:
+    """The first of a block is now one, now the other; and one has as many cache buffers as the other."""
+    models = [edgept.load(bundle, threads=1) for _ in range(2)]
+    prompts = [model.load_prompt(files / "spanish.npy") for model in models]
+    pools = [model._generator("generate").decoder._pool for model in models]
+    question = Question(None, [5, 6, 7], 4, 4)
+    for ids in ([5, 6], [5] * 100):
+        models[0].generate(ids, prompt=prompts[0], max_new_tokens=1)
+    assert len(pools[0]._free) > len(pools[1]._free)
+    subject, notes = Texts(question).beside(models[0], prompts[0], models[1], prompts[1])
+    assert (subject, notes) == (Texts(question), [])
+    assert [len(pool._free) for pool in pools] == [1, 1]
+    order: list[str] = []
+    blocks: list[tuple[Samples, Samples]] = []
+
+    def side(name: str) -> Callable[[], Samples]:
+        def run() -> Samples:
+            order.append(name)
+            return {"swap": [float(name == "a")]}
+
+        return run
+
+    for _ in range(3):
+        _block(side("a"), side("b"), blocks)
+    assert "".join(order) == "abba" + "baab" + "abba"
+    assert all(this["swap"] == [1, 1] and other["swap"] == [0, 0] for this, other in blocks)
 
 
 def test_a_comparison_with_a_report_whose_bundle_is_gone(

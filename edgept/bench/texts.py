@@ -87,6 +87,8 @@ class Texts:
         other_prompt: LoadedPrompt,
     ) -> tuple[Subject, list[str]]:
         """The text where both tokenisers read it alike, else this one's ids."""
+        for side in (model, other):  # this one has run more, and would go round among its buffers
+            side._generator("generate").decoder.forget_buffers()
         notes: list[str] = []
         question = self.request
         if question.text is not None:
