@@ -115,7 +115,8 @@ class SeeingModel:
     def segment(self, picture: "Picture", *, prompt: LoadedPrompt | None = None) -> Segmentation:
         """Say which class every pixel of a picture is of.
 
-        All of the picture is squeezed into the graph's input, so that the result covers all of it.
+        All of the picture is squeezed into the graph's input, or padded to a square where the model was
+        trained so, and the result covers all of it.
 
         Args:
             picture: as in `see`.
@@ -197,8 +198,8 @@ class SeeingModel:
 
         Returns:
             logits (pictures, 1 + P + N, classes), those of several heads side by side; boxes (pictures,
-            1 + P + N, 4), centre x, centre y, width and height as shares of the picture; features
-            (pictures, 1 + P + N, head_size). The first position is the picture's own, P are virtual
+            1 + P + N, 4), centre x, centre y, width and height as shares of what pixel_values show;
+            features (pictures, 1 + P + N, head_size). The first position is the picture's own, P are virtual
             tokens, N patches row by row.
 
         Raises:

@@ -46,6 +46,8 @@ class Seen:
             (1 + P + N, head_size), those that the task reads. The first position is the picture's own,
             P are virtual tokens, N patches row by row.
         size: width and height of the picture in pixels, upright.
+        frame: width and height, in these pixels, of what the graph was given where all of the picture was:
+            it, or the square that it is padded to at the bottom or on the right.
         labels: of the head that was used; empty without one.
         prompt: name of the prompt; None for the plain model.
         virtual_tokens: P.
@@ -54,6 +56,7 @@ class Seen:
 
     values: Mapping[str, npt.NDArray[np.float32]]
     size: tuple[int, int]
+    frame: tuple[int, int]
     labels: tuple[str, ...]
     prompt: str | None
     virtual_tokens: int
@@ -173,6 +176,7 @@ class Vision:
                     Seen(
                         values=values,
                         size=sizes[row],
+                        frame=self._preprocessor.frame(sizes[row]),
                         labels=self._own_labels if head is None else head.labels,
                         prompt=None if sight.prompt is None else sight.prompt.name,
                         virtual_tokens=virtual,
