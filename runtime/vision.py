@@ -152,9 +152,9 @@ class Vision:
         positions = 1 + self._image.num_patches
         for piece in pieces(sights, positions, len(self._own_labels)):
             begin = time.perf_counter()
-            pixels, sizes = self._see([sights[index] for index in piece])
-            read = time.perf_counter()
             rows = [sights[index] for index in piece]
+            pixels, sizes, decode_ms = self._see(rows)
+            read = time.perf_counter()
             feeds, places = self._swap_in(rows)
             swapped = time.perf_counter()
             names = sorted({name for row in rows for name in _READS[row.task]})
@@ -193,25 +193,28 @@ class Vision:
                             input_tokens=self._image.num_patches,
                             new_tokens=0,
                             preprocess_ms=(read - begin) * 1e3,
+                            decode_ms=decode_ms,
                         ),
                     ),
                 )
         return [results[index] for index in range(len(sights))]
 
-    def _see(self, rows: Sequence[Sight]) -> tuple[npt.NDArray[Any], list[tuple[int, int]]]:
-        """Pixel values (pictures, 3, height, width) in the graph's type, and the pictures' own sizes."""
+    def _see(self, rows: Sequence[Sight]) -> tuple[npt.NDArray[Any], list[tuple[int, int]], float]:
+        """Pixel values (pictures, 3, height, width), the pictures' own sizes, milliseconds of decoding."""
         from edgept.pictures import read_picture  # Pillow: models of text do without
 
         shape = (len(rows), 3, self._image.height, self._image.width)
         pixels = np.empty(shape, self._graph.float_type)
-        sizes = []
+        sizes, decode_s = [], 0.0
         for row, sight in enumerate(rows):
             # else the one before is seen under another prompt
             if row == 0 or sight.picture is not rows[row - 1].picture:
+                begin = time.perf_counter()
                 picture = read_picture(sight.picture)
+                decode_s += time.perf_counter() - begin
             pixels[row] = self._preprocessor(picture, whole=sight.task in _WHOLE)
             sizes.append(picture.size)
-        return pixels, sizes
+        return pixels, sizes, decode_s * 1e3
 
     def _swap_in(
         self, rows: Sequence[Sight]

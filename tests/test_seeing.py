@@ -421,6 +421,8 @@ def test_latency_says_where_the_time_went(model: edgept.Model, tmp_path: Path) -
     prompt = model.load_prompt(make_prompt())
     latency = model.classify_image(path, prompt=prompt).latency
     assert latency.preprocess_ms is not None
+    assert latency.decode_ms is not None
+    assert 0 < latency.decode_ms < latency.preprocess_ms
     parts = latency.swap_ms + latency.preprocess_ms + latency.prefill_ms
     assert 0 < parts <= latency.total_ms
     assert (latency.virtual_tokens, latency.input_tokens, latency.new_tokens) == (4, 16, 0)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 
@@ -118,6 +119,11 @@ def test_exported_bundle_is_exact(kind: str, tmp_path: Path) -> None:
     grid = (4, 6) if kind == "vit-wide" else (4, 4)
     assert (manifest.image.num_layers, manifest.image.grid) == (LAYERS, grid)
     assert manifest.labels == list(labels)
+    graph = onnx.load(tmp_path / "bundle" / "model.onnx", load_external_data=False).graph
+    attentions = [node for node in graph.node if node.op_type == "Attention"]
+    assert len(attentions) >= LAYERS  # a pooling may have one
+    for node in attentions[:LAYERS]:  # nothing is moved between projections and attention
+        assert "q_num_heads" in {attribute.name for attribute in node.attribute}
 
 
 def test_verify_compares_a_prompt(tmp_path: Path) -> None:
