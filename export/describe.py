@@ -9,7 +9,7 @@ from edgept import __version__
 from edgept.errors import UsageError
 from edgept.export.build import Built
 from edgept.export.encoder_exporter import padding_id
-from edgept.export.families import ENCODERS, VISION
+from edgept.export.families import ENCODERS
 from edgept.export.fingerprint import fingerprint
 from edgept.export.generation_rules import read_decoding
 from edgept.export.heads import find_head, head_labels, head_tensors
@@ -121,7 +121,7 @@ def _describe_vision(
     source: ModelSource, built: Built, weights: WeightFormat, max_virtual_tokens: int | None
 ) -> Manifest:
     reference = built.reference
-    prompted = PromptedVision(reference, VISION[source.config.model_type])
+    prompted = PromptedVision(reference)
     limit = max_virtual_tokens or _MAX_VIRTUAL_TOKENS
     return Manifest(
         source=source.name,

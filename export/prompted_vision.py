@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from edgept.errors import ExportError
-from edgept.export.families import VisionFamily
+from edgept.export.families import VISION
 from edgept.manifest import ImageGeometry
 
 __all__ = ["PromptedVision"]
@@ -27,17 +27,17 @@ class PromptedVision(nn.Module):
         head_size: width of its features, so of a head's rows.
     """
 
-    def __init__(self, model: Any, family: VisionFamily) -> None:
+    def __init__(self, model: Any) -> None:
         """Find the parts of a transformers model.
 
         Args:
-            model: frozen, in evaluation mode.
-            family: that it is of.
+            model: frozen, of a family in `VISION`.
 
         Raises:
             ExportError: the model's tokens are not its patches and some in front of them.
         """
         super().__init__()
+        family = VISION[model.config.model_type]
         self.model, self.family = model, family
         tower = family.tower(model)
         config = tower.config
@@ -71,6 +71,7 @@ class PromptedVision(nn.Module):
                 )
             features = family.features(model, tokens, self.num_first, 0)
         self.head_size = int(features.shape[-1])
+        self.eval()
 
     def forward(
         self,

@@ -1,5 +1,6 @@
 """Find a transformers model, the task that it is for, and load it frozen."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,13 +26,14 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
 )
 
+from edgept.bundle import MANIFEST_NAME
 from edgept.errors import ExportError, UsageError
 from edgept.export.families import ENCODERS, SEQ2SEQ, VISION, EncoderFamily, VisionFamily
 from edgept.export.heads import find_layers
 from edgept.export.image_preprocessor import adopt_preprocessor
 from edgept.manifest import SEQ2SEQ_TASK
 
-__all__ = ["SUPPORTED_TASKS", "ModelSource", "find_model", "load_frozen"]
+__all__ = ["SUPPORTED_TASKS", "ModelSource", "find_config", "find_model", "load_frozen"]
 
 # The class that loads a task's model.
 _AUTO_CLASSES: dict[str, Any] = {
@@ -111,20 +113,7 @@ def find_model(location: str, task: str | None = None) -> ModelSource:
     Raises:
         UsageError: nothing there is a transformers model, or the task is not one that is supported.
     """
-    if Path(location).exists() and not (Path(location) / "config.json").is_file():
-        raise UsageError(
-            f"{location} holds no config.json, so it is not a transformers model folder. Give the folder "
-            "that save_pretrained wrote, or a hub id."
-        )
-    folder = Path(location) if Path(location).is_dir() else _download(location)
-    try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-        raise UsageError(
-            f"no transformers model at {location!r}: {first_line}. Give a folder that save_pretrained "
-            "wrote or a hub id; models that need trust_remote_code are not exported."
-        ) from error
+    folder, config = _open(location, _download)
     if getattr(config, "quantization_config", None) is not None:
         raise UsageError(
             f"{location} is already quantised; the export needs the float weights. Give the original "
@@ -139,23 +128,59 @@ def find_model(location: str, task: str | None = None) -> ModelSource:
     return ModelSource(location, folder, config, architecture, task, generation)
 
 
+def find_config(location: str) -> Any:
+    """A model's configuration; of a model on the hub, nothing else is fetched.
+
+    Raises:
+        UsageError: nothing there is a transformers model.
+    """
+    _, config = _open(location, lambda hub_id: _fetch(hub_id, "config.json"))
+    return config
+
+
+def _open(location: str, fetch: Callable[[str], Path]) -> tuple[Path, Any]:
+    """The model's folder, and its configuration."""
+    if Path(location).exists() and not (Path(location) / "config.json").is_file():
+        if (Path(location) / MANIFEST_NAME).is_file():
+            raise UsageError(
+                f"{location} is a bundle, which a model was exported to. Give that model: the folder that "
+                "save_pretrained wrote, or a hub id."
+            )
+        raise UsageError(
+            f"{location} holds no config.json, so it is not a transformers model folder. Give the folder "
+            "that save_pretrained wrote, or a hub id."
+        )
+    folder = Path(location) if Path(location).is_dir() else fetch(location)
+    try:
+        return folder, AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        first_line = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        raise UsageError(
+            f"no transformers model at {location!r}: {first_line}. Give a folder that save_pretrained "
+            "wrote or a hub id; models that need trust_remote_code are not exported."
+        ) from error
+
+
 def _download(hub_id: str) -> Path:
     """Fetch a model from the hub once, so that everything after reads the same files."""
+    texts = ["*.json", "*.txt", "*.model", "*.jinja"]
+    folder = _fetch(hub_id, *texts, "*.safetensors")
+    return folder if any(folder.glob("*.safetensors")) else _fetch(hub_id, *texts, "*.bin")
+
+
+def _fetch(hub_id: str, *patterns: str) -> Path:
+    """Fetch files of a model from the hub."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-    texts = ["*.json", "*.txt", "*.model", "*.jinja"]
     try:
-        folder = Path(snapshot_download(hub_id, allow_patterns=[*texts, "*.safetensors"]))
-        if not any(folder.glob("*.safetensors")):
-            folder = Path(snapshot_download(hub_id, allow_patterns=[*texts, "*.bin"]))
+        return Path(snapshot_download(hub_id, allow_patterns=[*patterns]))
     except (OSError, ValueError, HfHubHTTPError, HFValidationError) as error:
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         raise UsageError(
-            f"there is no folder {hub_id!r}, and as a hub id it could not be fetched: {first_line}. Check "
+            f"there is no folder {hub_id!r}, and as a hub id it could not be fetched: {first_line.rstrip('.')}. Check "
             "the path, or the id, the network and your access ('hf auth login')."
         ) from error
-    return folder
 
 
 def _find_image_task(config: Any, architecture: str, task: str | None) -> str:

@@ -8,7 +8,6 @@ import onnx_ir as ir
 import torch
 
 from edgept.export import attention_layout
-from edgept.export.families import VISION
 from edgept.export.graph import declare_input
 from edgept.export.heads import find_layers
 from edgept.export.prompted_vision import PromptedVision
@@ -34,7 +33,7 @@ def export_vision(model: Any) -> ir.Model:
     Raises:
         ExportError: torch cannot trace the model, or fixed a dimension that must be free.
     """
-    prompted = PromptedVision(model, VISION[model.config.model_type]).eval()
+    prompted = PromptedVision(model)
     image, hidden, width = prompted.geometry, prompted.hidden_size, prompted.head_size
     dtype = next(model.parameters()).dtype
 
@@ -77,14 +76,13 @@ def export_vision(model: Any) -> ir.Model:
 def declare_vision_inputs(graph: ir.Graph, model: Any, dtype: ir.DataType) -> None:
     """Make all inputs but the picture optional ones: no prompt, the model's own head, no box."""
     inputs = {item.name: item for item in graph.inputs}
-    shape = inputs["prompt_embeds"].shape
-    hidden = int(shape[3]) if shape is not None else 0  # type: ignore[arg-type]  # it is no free one
+    hidden, width = _last_size(inputs["prompt_embeds"]), _last_size(inputs["head.weight"])
     defaults: dict[str, npt.NDArray[Any]] = {
         "prompt_embeds": np.zeros((1, 1, 0, hidden)),
-        **own_head(model),
+        **own_head(model, width),
+        "box.weight": np.zeros((4, width)),
+        "box.bias": np.zeros(4),
     }
-    width = defaults["head.weight"].shape[1]
-    defaults |= {"box.weight": np.zeros((4, width)), "box.bias": np.zeros(4)}
     for name, default in defaults.items():
         dims = [
             size if isinstance(size, int) else str(size.value) for size in inputs[name].shape or ()
@@ -92,19 +90,22 @@ def declare_vision_inputs(graph: ir.Graph, model: Any, dtype: ir.DataType) -> No
         declare_input(graph, name, dims, default.astype(dtype.numpy()))
 
 
-def own_head(model: Any) -> dict[str, npt.NDArray[np.float32]]:
+def own_head(model: Any, head_size: int) -> dict[str, npt.NDArray[np.float32]]:
     """A model's own head as the graph takes it; one class of zeros where it has none.
 
     Of two layers, DeiT's class and distillation token, the mean of their logits: side by side, halved.
+
+    Args:
+        model: the transformers model.
+        head_size: width of what a head reads, `PromptedVision.head_size`.
 
     Returns:
         head.weight (classes, head_size) and head.bias (classes,).
     """
     layers = [*find_layers(model).values()]
     if not vision_labels(model):
-        width = PromptedVision(model, VISION[model.config.model_type]).head_size
         return {
-            "head.weight": np.zeros((1, width), np.float32),
+            "head.weight": np.zeros((1, head_size), np.float32),
             "head.bias": np.zeros(1, np.float32),
         }
     weight = torch.cat([layer.weight for layer in layers], 1) / len(layers)
@@ -122,6 +123,11 @@ def vision_labels(model: Any) -> list[str]:
         return []
     names = model.config.id2label
     return [str(names.get(index, f"LABEL_{index}")) for index in range(layers[0].out_features)]
+
+
+def _last_size(value: ir.Value) -> int:
+    """Width of an input, which is not free."""
+    return int((value.shape or (0,))[-1])  # type: ignore[arg-type]
 
 
 def _free_rows(graph: ir.Graph) -> None:

@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from edgept.export.families import VISION
 from edgept.export.prompted_vision import PromptedVision
 from edgept.export.tally import Tally
 from edgept.prompt import Prompt
@@ -48,7 +47,7 @@ def compare_pictures(
     random: np.random.Generator,
 ) -> None:
     """Compare random pictures under each prompt: logits, boxes and features, alone and in a batch."""
-    prompted = PromptedVision(reference, VISION[reference.config.model_type]).eval()
+    prompted = PromptedVision(reference)
     for prompt in prompts:
         pixels = _pictures(model, random)
         with torch.no_grad():

@@ -7,6 +7,7 @@ Code organization (a request passes through these in order):
                     its generation_config forbids; beams.py and beam_stream.py beam search
     reading.py      the calls on models that read and do not write, all over forward.py, one pass
     batching.py     which rows run together
+    classified.py   what a head says, of texts and pictures
     classifier.py   text classification
     tagger.py       token classification
     answerer.py     question answering

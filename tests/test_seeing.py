@@ -77,11 +77,10 @@ def in_pytorch(
     """Logits, boxes and features of a picture (3, height, width), as they are before export."""
     import torch
 
-    from edgept.export.families import VISION
     from edgept.export.prompted_vision import PromptedVision
 
     frozen = tiny_image_model(kind)
-    prompted = PromptedVision(frozen, VISION[frozen.config.model_type]).eval()
+    prompted = PromptedVision(frozen)
     tensors = {} if prompt is None else prompt.tensors
     width = prompted.head_size
 

@@ -22,7 +22,7 @@ from edgept.tune import Settings, Tuned, Update, load_backbone, tune
 from edgept.tune.batches import Order, make_batch
 from edgept.tune.data import read_data
 from edgept.tune.encode import Example, encode
-from edgept.tune.settings import LEARNING_RATES
+from edgept.tune.learning_rates import LEARNING_RATES
 from tests.conftest import shared, tiny_model, tiny_tokenizer
 from tests.peft_adapters import other_peoples_warnings
 

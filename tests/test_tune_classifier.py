@@ -28,9 +28,9 @@ from edgept.tune.encode import Example
 from edgept.tune.head import keep_head
 from edgept.tune.job import Job
 from edgept.tune.labels import label_names, majority
+from edgept.tune.learning_rates import HEAD_LEARNING_RATE
 from edgept.tune.loop import make_optimizer
 from edgept.tune.methods import adapt
-from edgept.tune.settings import HEAD_LEARNING_RATE
 from tests.conftest import VOCABULARY, tiny_tokenizer
 from tests.peft_adapters import other_peoples_warnings
 
@@ -506,7 +506,7 @@ def test_what_no_file_holds_is_refused_before_anything_slow(
     output = tmp_path / "p.safetensors"
     tabs = write_data(tmp_path / "tabs.jsonl", ("card\tlost", "card found"))
     with pytest.raises(InvalidFileError, match=r"line 1: .*card\\tlost"):
-        tune(str(tmp_path / "no model"), tabs, output, quick())
+        tune("no/such-model", tabs, output, quick())
     backbone = load_backbone(str(folder_of("llama")), task="text-classification")
     monkeypatch.setattr(tuner, "train", lambda *_, **__: pytest.fail("trained"))
     with pytest.raises(InvalidFileError, match="5 virtual tokens and 3 labels: metadata name"):

@@ -13,8 +13,9 @@ pytest.importorskip("torch", reason="needs the workstation's extra")
 from edgept.tune.data import read_data
 from edgept.tune.encode import encode
 from edgept.tune.health import judge
+from edgept.tune.learning_rates import LEARNING_RATES
 from edgept.tune.metrics import score
-from edgept.tune.settings import LEARNING_RATES, Columns, Settings
+from edgept.tune.settings import Columns, Settings
 from tests.conftest import tiny_tokenizer
 
 EOS = 2

@@ -7,7 +7,9 @@ import tracemalloc
 import zipfile
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,8 @@ from edgept.errors import EdgeptError, InvalidFileError, UsageError
 
 pytest.importorskip("torch", reason="needs the workstation's extra")
 
+import torch
+
 from edgept.tune import Columns, Settings
 from edgept.tune.vision.data import read_picture_data, read_picture_training
 from edgept.tune.vision.masks import read_mask
@@ -25,6 +29,7 @@ from edgept.tune.vision.picture_labels import picture_labels
 from edgept.tune.vision.rows import Shape
 from edgept.tune.vision.run_length import decode_counts, paint
 from edgept.tune.vision.store import open_store
+from edgept.tune.vision.validation import score_pictures
 
 ROOT = Path(__file__).resolve().parents[1]
 PNEUMONIA = ROOT.parent / "shared" / "data" / "pneumoniamnist" / "pneumoniamnist.npz"
@@ -47,6 +52,9 @@ def save(path: Path, size: tuple[int, int] = (10, 6), mode: str = "RGB") -> Path
     return path
 
 
+IMAGE = {"id": 1, "file_name": "a.png", "width": 10, "height": 6}
+
+
 def coco(root: Path, **changes: Any) -> Path:
     """A picture of 10 x 6 pixels with one annotation, changed."""
     save(root / "a.png")
@@ -57,9 +65,8 @@ def coco(root: Path, **changes: Any) -> Path:
         "bbox": [1, 2, 4, 3],
         "segmentation": [[1, 2, 4, 2, 4, 4, 1, 4]],
     }
-    image = {"id": 1, "file_name": "a.png", "width": 10, "height": 6}
     content = {
-        "images": [{**image, **changes.pop("image", {})}],
+        "images": [{**IMAGE, **changes.pop("image", {})}],
         "annotations": [{**annotation, **changes.pop("annotation", {})}],
         "categories": [{"id": 3, "name": "cat"}, {"id": 1, "name": "dog"}],
         **changes,
@@ -88,21 +95,25 @@ def test_a_folder_of_folders(tmp_path: Path) -> None:
 
 def test_a_csv(tmp_path: Path) -> None:
     save(tmp_path / "x" / "1.png")
+    save(tmp_path / "x" / "0.png")
     path = tmp_path / "list.csv"
-    path.write_text("file,kind,more\nx/1.png,cat,1\nx/1.png,dog,2\n")
+    path.write_text("file,kind,more\nx/1.png,cat,1\nx/0.png,dog,2\n")
     settings = Settings(columns=Columns(image="file", label="kind"))
     data = read_picture_data(path, settings)
     assert [row.label for row in data.rows] == ["cat", "dog"]
     with pytest.raises(InvalidFileError, match="--image-column"):
         read_picture_data(path, Settings())
     long = "y" * 5000
-    path.write_text(f"image,label\nx/1.png,cat\nx/2.png,dog\nx/1.png\n,cat\n{long},dog\n")
+    path.write_text(
+        f"image,label\nx/1.png,cat\nx/2.png,dog\nx/1.png\n,cat\n{long},dog\nx/1.png,dog\n"
+    )
     with pytest.raises(InvalidFileError) as caught:
         read_picture_data(path, Settings())
     assert "\n  line 3: there is no file x/2.png" in str(caught.value)
     assert "\n  line 4 has 1 fields, the first line 2" in str(caught.value)
     assert "\n  line 5 has no path" in str(caught.value)
     assert "\n  line 6: there is no file yyy" in str(caught.value)
+    assert "\n  line 7: x/1.png is 'dog', and 'cat' in line 2" in str(caught.value)
     (tmp_path / "far.csv").write_text(f"image,label\n{tmp_path / 'x' / '1.png'},cat\n")
     assert len(read_picture_data(tmp_path / "far.csv", Settings()).rows) == 1
 
@@ -152,8 +163,60 @@ def test_coco_boxes_and_masks(tmp_path: Path) -> None:
     assert mask.shape == (6, 10)
     assert set(mask[2:4, 1:4].ravel()) == {2}
     assert mask.sum() == 2 * 6
-    mirrored = coco(tmp_path, annotation={"iscrowd": 1})
-    assert read_picture_data(mirrored, Settings()).rows[0].boxes == ()
+
+
+def test_crowds_are_no_objects_and_their_pixels_are_of_their_class(tmp_path: Path) -> None:
+    def with_crowd(counts: object) -> Path:
+        whole = {"size": [6, 10], "counts": counts}
+        crowd = {"id": 8, "image_id": 1, "category_id": 1, "iscrowd": 1, "segmentation": whole}
+        cat = {"id": 7, "image_id": 1, "category_id": 3, "bbox": [1, 2, 4, 3]}
+        cat["segmentation"] = [[1, 2, 4, 2, 4, 4, 1, 4]]
+        return coco(tmp_path, annotations=[cat, {**crowd, "bbox": [0, 0, 5, 6]}])
+
+    boxes = read_picture_data(with_crowd([0, 60]), Settings())
+    store = open_store(boxes, boxes.labels, Small(), whole=True)
+    assert store[0][1].classes.tolist() == [1]  # the cat alone
+    classes, corners = store.crowds(0)
+    assert (classes.tolist(), corners.tolist()) == ([0], [[0, 0, 0.5, 1]])
+    for counts in ([0, 60], "0l1"):  # as numbers, and packed
+        masks = read_picture_data(with_crowd(counts), Settings(task="image-segmentation"))
+        mask = read_mask(masks.rows[0], masks.labels, (10, 6), masks.labels)
+        assert set(mask[2:4, 1:4].ravel()) == {2}  # the cat stands before the crowd
+        assert np.bincount(mask.ravel()).tolist() == [0, 54, 6]
+
+
+def test_a_crowd_is_not_judged_in_validation(tmp_path: Path) -> None:
+    crowd = {"id": 8, "image_id": 1, "category_id": 3, "iscrowd": 1, "bbox": [5, 0, 5, 6]}
+    cat = {"id": 7, "image_id": 1, "category_id": 3, "bbox": [0, 0, 4, 6]}
+    data = read_picture_data(coco(tmp_path, annotations=[crowd, cat]), Settings())
+    store = open_store(data, data.labels, Small(), whole=True)
+    vision = SimpleNamespace(geometry=SimpleNamespace(detects="tokens"))
+    job: Any = SimpleNamespace(task="object-detection", labels=data.labels, held_out=store)
+    job.backbone = SimpleNamespace(vision=vision)
+    # centre x, centre y, width, height: in the crowd, around the cat, and nowhere
+    boxes = torch.tensor([[[0.8, 0.5, 0.2, 0.5], [0.2, 0.5, 0.4, 1.0], [0.45, 0.5, 0.1, 0.1]]])
+    logits = torch.tensor([[[0.0, 5.0], [0.0, 4.0], [0.0, 3.0]]])
+    loss, metric = score_pictures(job, [([0], [store[0][1]], logits, boxes)])
+    assert metric == {"ap": 1.0, "ap50": 1.0}
+    assert loss > 0
+
+
+def test_ids_with_gaps_and_pictures_without_annotations(tmp_path: Path) -> None:
+    """As tools write them: ids from anywhere on, as texts, or with .0 behind them."""
+    save(tmp_path / "images" / "b.png")
+    images = [
+        {"id": name, "file_name": f"{letter}.png", "width": 10, "height": 6}
+        for letter, name in (("a", "000012"), ("b", 700))
+    ]
+    box = {"id": 7, "image_id": 12.0, "category_id": "3", "bbox": [0, 0, 10, 6]}
+    path = coco(tmp_path, images=images, annotations=[box])
+    data = read_picture_data(path, Settings())
+    assert [[one.label for one in row.boxes] for row in data.rows] == [["cat"], []]
+    assert len(open_store(data, data.labels, Small(), whole=True)[1][1].classes) == 0
+    masks = read_picture_data(
+        coco(tmp_path, images=images, annotations=[]), Settings(task="image-segmentation")
+    )
+    assert not read_mask(masks.rows[1], masks.labels, (10, 6), masks.labels).any()
 
 
 @pytest.mark.parametrize(
@@ -213,10 +276,16 @@ def test_packed_runs() -> None:
         ({"image": {"id": float("inf")}}, "is no COCO annotation file"),
         ({"annotation": {"bbox": [-0.9, 5, 0.5, 0.5]}}, "outside of the picture's 10 x 6 pixels"),
         ({"annotation": {"bbox": [5, 6.5, 0.5, 0.5]}}, "outside of the picture's 10 x 6 pixels"),
-        ({"image": {"file_name": None}}, "image 1 has no file_name"),
+        ({"image": {"file_name": None}}, "image 1: None is no file_name"),
+        ({"images": [IMAGE, {**IMAGE, "id": 2}]}, "two images have the file '"),
+        ({"images": [IMAGE, {**IMAGE, "id": 2, "file_name": "./a.png"}]}, "/a.png'. Make them"),
+        ({"images": [IMAGE, IMAGE]}, "two images have the id '1'"),
+        ({"images": [IMAGE, {**IMAGE, "id": 2, "file_name": "b.png"}]}, "image 2: 'b.png' is neit"),
+        ({"annotation": {"iscrowd": "0"}}, "annotation 7 has iscrowd '0'; expected 0 or 1"),
+        ({"annotation": {"image_id": True}}, "an id is True, expected a whole number"),
         ({"image": {"width": 0}}, "has no width and height"),
         ({"categories": []}, "no image or no category"),
-        ({"categories": [{"id": 1, "name": "a"}, {"id": 2, "name": "a"}]}, "one id or name"),
+        ({"categories": [{"id": 1, "name": "a"}, {"id": 2, "name": "a"}]}, "have the name 'a'"),
         ({"images": 5}, "is no COCO annotation file"),
         ({"annotations": [5]}, "is no COCO annotation file"),
         ({"images": [{"file_name": "a.png"}]}, "is no COCO annotation file"),
@@ -333,6 +402,11 @@ def with_a_lone_picture(root: Path) -> Path:
     return root
 
 
+def with_two_pictures_of_a_mask(root: Path) -> Path:
+    save(mask_folder(root) / "images" / "a.png")
+    return root
+
+
 def with_one_name(root: Path) -> Path:
     (mask_folder(root) / "labels.txt").write_text("road\n")
     return root
@@ -372,6 +446,7 @@ def with_a_huge_mask(root: Path) -> Path:
         (with_a_huge_mask, "12000 x 10000 pixels"),
         (with_a_lone_mask, "masks/b has no picture"),
         (with_a_lone_picture, "images/b has no mask"),
+        (with_two_pictures_of_a_mask, "images/a.jpg and images/a.png share a mask"),
         (with_one_name, "one label only, 'road'"),
         (with_few_names, "a.png has the class 4; there are 2 classes"),
         (with_a_broken_mask, "is no readable PNG"),
@@ -544,6 +619,18 @@ def test_held_out_pictures_of_other_classes_are_named(tmp_path: Path) -> None:
         picture_labels(training, held_out)
     with pytest.raises(UsageError, match=r"has classes, .* has boxes"):
         read_picture_training(tmp_path / "train", coco(tmp_path), Settings())
+
+
+def test_a_split_leaves_each_class_some_pictures_to_learn(tmp_path: Path) -> None:
+    for name in ("a/1.png", "b/1.png", "b/2.png"):
+        save(tmp_path / name)
+    settings = Settings(eval_split=0.34)
+    splits = [replace(settings, seed=seed) for seed in range(6)]
+    data = [read_picture_training(tmp_path, None, one) for one in splits]
+    lone = [one for one in data if one[1] is not None and one[1].rows[0].label == "a"]
+    assert 0 < len(lone) < 6
+    with pytest.raises(UsageError, match="--eval-split puts all rows of the label 'a' among"):
+        picture_labels(*lone[0])
 
 
 def test_a_picture_of_another_size_than_stated_is_named(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Losses and figures of tasks on pictures, against values worked out by hand."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -107,6 +108,71 @@ def test_a_hundred_detections_of_each_class_count() -> None:
     classes = np.r_[np.zeros(150, int), 1]
     # of class 0 the right one is the 121st, of class 1 the only one
     assert average_precision([Found(places, classes, scores)], right, 2)["ap"] == 1 / 2
+
+
+def test_what_is_found_in_a_crowd_is_neither_right_nor_wrong() -> None:
+    """An object; a crowd of its class, and one of another."""
+    right = [
+        Found(
+            boxes((0, 0, 10, 10), (20, 0, 120, 100), (200, 0, 300, 100)),
+            np.array([0, 0, 1]),
+            is_crowd=np.array([False, True, True]),
+        )
+    ]
+
+    def ap(*found: tuple[float, float, float, float]) -> dict[str, float]:
+        """With detections of class 0, each less sure than the one before it."""
+        scores = 1 - np.arange(len(found)) / 10
+        made = [Found(boxes(*found), np.zeros(len(found), int), scores)]
+        return average_precision(made, right, 2)  # no object is of class 1
+
+    exact = (0.0, 0.0, 10.0, 10.0)
+    assert ap((30, 30, 40, 40), (50, 30, 60, 40), exact) == {"ap": 1.0, "ap50": 1.0}
+    assert ap((230, 30, 240, 40), exact)["ap50"] == 0.5  # another class's crowd
+    partly = ap((13.8, 0, 30, 10), exact)  # 10 / 16.2 of itself lie in the crowd, 0.62
+    assert partly == pytest.approx({"ap": (3 * 1 + 7 * 0.5) / 10, "ap50": 1.0})
+    assert ap(exact, exact)["ap50"] == 1.0
+    assert ap((30, 30, 40, 40)) == {"ap": 0.0, "ap50": 0.0}
+
+
+def test_average_precision_is_cocos_own() -> None:
+    """Random boxes near objects and crowds, many of them with equal scores."""
+    coco = pytest.importorskip("pycocotools.coco", reason="compares with COCO's own evaluation")
+    evaluation = pytest.importorskip("pycocotools.cocoeval")
+    random = np.random.default_rng(0)
+    images: list[Any] = []
+    annotations: list[Any] = []
+    detections: list[Any] = []
+    found, right = [], []
+    for image in range(1, 31):
+        places = np.c_[random.integers(0, 60, (8, 2)), random.integers(8, 40, (8, 2))]
+        there, classes, crowds = places, random.integers(0, 3, 8), random.random(8) < 0.25
+        chosen = random.integers(0, 8, 120 if image % 10 == 0 else 12)
+        made = there[chosen] + random.normal(0, 2, (len(chosen), 4))
+        scores = random.random(len(chosen)).round(2)
+        images.append({"id": image})
+        for box, label, crowd in zip(
+            there.tolist(), classes.tolist(), crowds.tolist(), strict=True
+        ):
+            entry = {"id": len(annotations) + 1, "area": box[2] * box[3], "iscrowd": int(crowd)}
+            annotations.append(entry | {"image_id": image, "category_id": label, "bbox": box})
+        for box, at, score in zip(made.tolist(), chosen, scores.tolist(), strict=True):
+            entry = {"image_id": image, "category_id": int(classes[at]), "score": score}
+            detections.append(entry | {"bbox": box})
+        corners = [np.c_[boxes[:, :2], boxes[:, :2] + boxes[:, 2:]] for boxes in (made, there)]
+        found.append(Found(corners[0], classes[chosen], scores))
+        right.append(Found(corners[1], classes, is_crowd=crowds))
+    truth = coco.COCO()
+    categories = [{"id": label} for label in range(3)]
+    truth.dataset = {"images": images, "annotations": annotations, "categories": categories}
+    truth.dataset["info"] = {}
+    truth.createIndex()
+    judge = evaluation.COCOeval(truth, truth.loadRes(detections), "bbox")
+    for step in (judge.evaluate, judge.accumulate, judge.summarize):
+        step()
+    expected = {"ap": judge.stats[0], "ap50": judge.stats[1]}
+    assert average_precision(found, right, 3) == pytest.approx(expected, abs=1e-9)
+    assert 0.1 < expected["ap"] < 0.9
 
 
 def test_boxes_that_are_no_numbers_make_no_finite_loss() -> None:

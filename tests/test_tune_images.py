@@ -337,7 +337,7 @@ def test_a_run_goes_on_from_a_prompt(tmp_path: Path, backbone: Backbone) -> None
     assert record["validations"][0]["loss"] == pytest.approx(made["best"]["loss"], rel=1e-6)
     prompt = edgept.read_prompt(second)
     assert (prompt.num_virtual_tokens, prompt.method) == (3, "vpt_shallow")
-    with pytest.raises(UsageError, match="holds prompt_embeds, which --method head"):
+    with pytest.raises(UsageError, match=r"which --method head .* Use --method vpt-deep"):
         tune(
             backbone,
             data,
@@ -463,7 +463,35 @@ def test_settings_for_pictures_are_refused_of_text(
     data = tmp_path / "train.jsonl"
     data.write_text('{"text": "x", "label": "y"}')
     with pytest.raises(UsageError, match=expected):
-        tune(str(tmp_path), data, tmp_path / "p.safetensors", Settings(**options))
+        tune("no/such-model", data, tmp_path / "p.safetensors", Settings(**options))
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        ("nowhere", "there is no folder"),
+        ("empty", "holds no config.json"),
+        ("bundle", "is a bundle"),
+        ("other", "no transformers model"),
+    ],
+)
+@pytest.mark.parametrize("data", ["empty", "bad.jsonl", "tasks.yaml"])
+def test_a_model_that_is_not_there_is_said_before_the_data_are_read(
+    model: str, expected: str, data: str, tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "bundle").mkdir()
+    (tmp_path / "bundle" / "edgept.json").write_text("{}")
+    (tmp_path / "other" / "config.json").write_text("{}")
+    (tmp_path / "bad.jsonl").write_text("no row")
+    (tmp_path / "tasks.yaml").write_text("tasks: {a: {train: bad.jsonl}}")
+    given = ["tune", str(tmp_path / model), str(tmp_path / data), "-o", str(tmp_path / "p")]
+    if data != "tasks.yaml":
+        given[-1] += ".safetensors"
+    made = CliRunner().invoke(main, given)
+    assert expected in made.stderr or expected in str(made.exception)
+    assert not (tmp_path / "p").exists()
 
 
 def test_more_objects_than_virtual_tokens_are_refused(tmp_path: Path, backbone: Backbone) -> None:

@@ -13,7 +13,6 @@ from edgept import Prompt
 from edgept.bundle import PREPROCESSOR_NAME, read_manifest
 from edgept.errors import IncompatibleError, UsageError
 from edgept.export.exporter import export_model
-from edgept.export.families import VISION
 from edgept.export.fingerprint import fingerprint
 from edgept.export.prompted_vision import PromptedVision
 from edgept.export.source import find_model, load_frozen
@@ -32,15 +31,11 @@ def pixels(count: int = 2, width: int = 32) -> Any:
     return torch.from_numpy(RANDOM.normal(size=(count, 3, 32, width)).astype(np.float32))
 
 
-def prompted(model: Any) -> PromptedVision:
-    return PromptedVision(model, VISION[model.config.model_type]).eval()
-
-
 def run_plain(model: Any, pictures: Any) -> tuple[Any, Any, Any]:
     """Logits, boxes and features without a prompt, under the model's own head."""
-    module = prompted(model)
+    module = PromptedVision(model)
     width = module.head_size
-    head = [torch.from_numpy(array) for array in own_head(model).values()]
+    head = [torch.from_numpy(array) for array in own_head(model, width).values()]
     none = torch.zeros(1, 1, 0, HIDDEN)
     with torch.no_grad():
         outputs: tuple[Any, Any, Any] = module(
@@ -79,7 +74,7 @@ def test_features_are_the_last_hidden_states(kind: str) -> None:
 def test_a_deep_prompt_replaces_and_a_shallow_one_flows_on() -> None:
     """The layers one by one, as the paper has them."""
     model, pictures = tiny_image_model("vit"), pixels(1)
-    module = prompted(model)
+    module = PromptedVision(model)
     rows = torch.from_numpy(RANDOM.normal(size=(LAYERS, 1, 4, HIDDEN)).astype(np.float32))
     for tables in (rows, rows[:1]):
         with torch.no_grad():
@@ -98,7 +93,7 @@ def test_a_deep_prompt_replaces_and_a_shallow_one_flows_on() -> None:
 def test_queries_of_texts_find_what_transformers_finds(kind: str) -> None:
     model, pictures = tiny_image_model(kind), pixels(1)
     ids = torch.tensor([[5, 6, 2], [7, 8, 2]])
-    module = prompted(model)
+    module = PromptedVision(model)
     with torch.no_grad():
         expected = model(input_ids=ids, pixel_values=pictures)
         queries = torch.nn.functional.normalize(expected.text_embeds[0], eps=1e-6)
@@ -201,7 +196,7 @@ def test_positions_are_stretched_to_the_pictures_that_are_given(tmp_path: Path) 
     """DINOv2 was trained at 518 pixels, its preprocessor makes 224."""
     save_image_model("dinov2-large", tmp_path)
     model, pictures = load_frozen(find_model(str(tmp_path))), pixels()
-    assert prompted(model).geometry.grid == (4, 4)
+    assert PromptedVision(model).geometry.grid == (4, 4)
     with torch.no_grad():
         expected = tiny_image_model("dinov2-large")(pixel_values=pictures).last_hidden_state
     np.testing.assert_allclose(run_plain(model, pictures)[2], expected, rtol=0, atol=1e-6)

@@ -45,13 +45,12 @@ def find(
 def lines(found: "Finding") -> Iterator[str]:
     """What stdout says of it: a line, or one for each entity, answer, segment or box."""
     from edgept.runtime.answerer import Answer
-    from edgept.runtime.classifier import Classification
+    from edgept.runtime.classified import Classified
     from edgept.runtime.detector import Detections
-    from edgept.runtime.image_classifier import ImageClassification
     from edgept.runtime.segmenter import Segmentation
     from edgept.runtime.tagger import Tagging
 
-    if isinstance(found, (Classification, ImageClassification)):
+    if isinstance(found, Classified):
         yield f"{found.label} {found.probability:.4f}"
     elif isinstance(found, Tagging):
         for entity in found.entities:

@@ -32,7 +32,12 @@ _TASKS = (
     required=True,
     help="Prompt file to write; a folder where DATA is a file of tasks.",
 )
-@click.option("--eval", "evaluation", type=click.Path(path_type=Path), help="Rows to validate on.")
+@click.option(
+    "--eval",
+    "evaluation",
+    type=click.Path(path_type=Path),
+    help="Rows to validate on; the prompt with the lowest loss there is kept.",
+)
 @click.option("--eval-split", type=float, help="Or this share of DATA, 0.1 for a tenth.")
 @click.option(
     "--method",

@@ -2,10 +2,13 @@
 
 Code organization (a run passes through these in order):
     settings.py      every setting, its default, and what it may be
+    text_or_pictures.py  which of them are for text alone, which for pictures
+    learning_rates.py  how fast each method learns, as measured
     data.py          rows from JSONL and CSV, malformed ones named
     held_out.py      which rows train, which validate
     encode.py        rows to token ids, as the device encodes them
     backbone.py      the frozen model, loaded once
+    device_bundle.py  the bundle that the prompt is for
     bundle_weights.py  the model with a quantised bundle's weights, for a run
     methods.py       the methods, each by peft
     start.py         the prompt that a run goes on from
@@ -21,6 +24,7 @@ Code organization (a run passes through these in order):
     metrics.py       exact match, accuracy, macro-F1
     health.py        warnings with remedies
     checkpoint.py    the state of an unfinished run
+    made_prompts.py  what was trained as prompts
     device_check.py  the same rows on an exported bundle
     curve.py         the run in one picture
     places.py        the files of a run

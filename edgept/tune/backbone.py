@@ -1,6 +1,5 @@
 """The frozen model, loaded once for any number of tasks."""
 
-import json
 import os
 import warnings
 from collections.abc import Iterator
@@ -10,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoTokenizer
 from transformers.utils import logging
 
 from edgept.errors import MissingDependencyError, UsageError
 from edgept.export.encoder_exporter import padding_id
 from edgept.export.families import ENCODERS, VISION
 from edgept.export.fingerprint import fingerprint
-from edgept.export.source import ModelSource, find_model, load_frozen
+from edgept.export.source import ModelSource, find_config, find_model, load_frozen
 from edgept.tune.settings import PICTURE_TASKS
 
 __all__ = ["Backbone", "load_backbone", "reads_pictures", "silent"]
@@ -77,23 +76,27 @@ class Backbone:
 
 
 def reads_pictures(model: str | Backbone, data: str | os.PathLike[str]) -> bool:
-    """Whether a model is one for pictures, by its configuration.
+    """Whether a model is one for pictures, by its configuration, which is all that is read of it.
 
     Args:
         model: local transformers folder, hub id, or a loaded model.
-        data: to learn from; .jsonl has no pictures, so the hub is not asked.
+        data: to learn from; .jsonl has no pictures, so the hub is not asked, and what is wrong with its rows
+            is said before anything is fetched.
+
+    Raises:
+        UsageError: there is no such model.
     """
     if isinstance(model, Backbone):
         return model.vision is not None
-    try:
-        if Path(model).exists():
-            config = json.loads((Path(model) / "config.json").read_text(encoding="utf-8"))
-            return config["model_type"] in VISION
-        if Path(data).suffix.lower() in (".jsonl", ".ndjson"):
-            return False
-        return AutoConfig.from_pretrained(model, trust_remote_code=False).model_type in VISION
-    except (OSError, ValueError, KeyError, TypeError):
-        return False  # what is wrong with it is said where it is loaded
+    if Path(data).suffix.lower() in (".jsonl", ".ndjson") and _may_be_on_hub(model):
+        return False
+    return find_config(model).model_type in VISION
+
+
+def _may_be_on_hub(model: str) -> bool:
+    """Whether it is a name there, or a name and its owner's, and no path."""
+    is_path = Path(model).exists() or model.startswith((".", "~", os.sep))
+    return not is_path and model.count("/") <= 1
 
 
 def load_backbone(
@@ -157,7 +160,7 @@ def _load_vision(source: ModelSource, precision: str, device: str) -> Backbone:
     with silent():
         frozen = load_frozen(source)
     identity = fingerprint(frozen)
-    vision = PromptedVision(frozen, VISION[source.config.model_type])
+    vision = PromptedVision(frozen)
     preprocessor, _ = read_preprocessor(source)
     frozen.to(device=device, dtype=torch.bfloat16 if precision == "bf16" else torch.float32)
     return Backbone(

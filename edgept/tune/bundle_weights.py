@@ -62,20 +62,17 @@ class _Place:
 
 
 @contextmanager
-def bundle_weights(model: Any, bundle: str | os.PathLike[str] | None) -> Iterator[Replaced | None]:
+def bundle_weights(model: Any, bundle: str | os.PathLike[str]) -> Iterator[Replaced]:
     """Give the model the bundle's weights, and its own back, however the block ends.
 
     Args:
         model: the frozen transformers model that the bundle was exported from.
-        bundle: folder of a quantised bundle; None leaves the model as it is.
+        bundle: folder of a quantised bundle.
 
     Raises:
         ExportError: a matrix of the bundle is none of the model's, or is not read by this version.
         UntrustedError: a file of the bundle is not the one that was exported.
     """
-    if bundle is None:
-        yield None
-        return
     modules = dict(model.named_modules())
     before = {
         name: module._parameters["weight"]

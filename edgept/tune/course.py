@@ -6,7 +6,8 @@ from typing import Any, Protocol
 
 from edgept.prompt import Prompt
 from edgept.tune.backbone import Backbone
-from edgept.tune.checkpoint import State
+from edgept.tune.device_bundle import DeviceBundle
+from edgept.tune.evaluate import Validation
 from edgept.tune.job import Job
 from edgept.tune.learner import Learner
 from edgept.tune.settings import Settings
@@ -22,21 +23,19 @@ class Course(Protocol):
         tasks: names of multitask prompt tuning's tasks, else one, "".
         training: the rows to learn from, with `sha256`.
         held_out: those to validate on; None without.
-        weights: folder of a quantised bundle whose weights are trained against; None takes the model's.
     """
 
     settings: Settings
     tasks: list[str]
     training: Any
     held_out: Any
-    weights: str | None
 
-    def settle(self, backbone: Backbone, bundle: Any) -> None:
+    def settle(self, backbone: Backbone, bundle: DeviceBundle | None) -> None:
         """Refuse what cannot be learnt with this model, or run on this bundle, before anything is read.
 
         Args:
             backbone: the frozen model.
-            bundle: folder to measure the prompt on; None without.
+            bundle: to measure the prompt on; None without.
 
         Raises:
             UsageError: the method, or the data, are not for the model.
@@ -51,8 +50,8 @@ class Course(Protocol):
             UsageError: the model has no room for them.
         """
 
-    def opened(self) -> AbstractContextManager[dict[str, Any]]:
-        """The model as it is trained against, and its own again behind the block; what the record says of it."""
+    def opened(self) -> AbstractContextManager[None]:
+        """The model as it is trained, and as it was again behind the block."""
 
     def learner(self, job: Job) -> Learner:
         """A fresh prompt and head for the model, or those that the run begins from."""
@@ -61,13 +60,19 @@ class Course(Protocol):
         """What the run is to be compared with: without_prompt and majority, each or None."""
 
     def measure(
-        self, job: Job, prompts: Sequence[Prompt], first: Sequence[Prompt], state: State
-    ) -> dict[str, Any] | None:
-        """The prompts on the bundle, where there is one.
+        self,
+        bundle: str,
+        job: Job,
+        prompts: Sequence[Prompt],
+        first: Sequence[Prompt],
+        reference: Validation,
+    ) -> dict[str, Any]:
+        """The prompts on the bundle.
 
         Args:
+            bundle: its folder.
             job: what was trained.
             prompts: the best ones.
             first: those that the run began from.
-            state: with PyTorch's figures.
+            reference: what PyTorch found of the best ones.
         """

@@ -1,14 +1,11 @@
 """The tuned prompt on what will run it: the same held-out rows, on an exported bundle."""
 
-import os
 from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
 import numpy as np
 
-from edgept.bundle import find_bundle, read_manifest
-from edgept.errors import IncompatibleError
 from edgept.prompt import Prompt
 from edgept.runtime.classifier import Classification
 from edgept.runtime.content import LoadedPrompt
@@ -17,40 +14,7 @@ from edgept.tune.encode import Example
 from edgept.tune.evaluate import Validation, answer_room, measured_rows
 from edgept.tune.metrics import score
 
-__all__ = ["answer_losses", "check_bundle", "class_losses", "measure_on_bundle"]
-
-
-def check_bundle(
-    bundle: str | os.PathLike[str], fingerprint: str, task: str, virtual_tokens: int
-) -> str:
-    """Refuse a bundle that could not run the prompt, before anything is trained.
-
-    Returns:
-        Its folder.
-
-    Raises:
-        IncompatibleError: it is another model's or another task's, or takes no prompt of this length.
-        UsageError: there is no bundle.
-        InvalidFileError: its manifest is malformed.
-    """
-    folder = find_bundle(bundle)
-    manifest = read_manifest(folder)
-    if task not in manifest.prompt_tasks:
-        raise IncompatibleError(
-            f"{folder} was exported for {manifest.task}, and the prompt is to be tuned for {task}. Export "
-            f"the model with --task {task}, or tune with --task {manifest.task}."
-        )
-    if manifest.fingerprint != fingerprint:
-        raise IncompatibleError(
-            f"{folder} is another model's bundle: its fingerprint ({manifest.source}) is "
-            f"{manifest.fingerprint[:12]}…, this model's is {fingerprint[:12]}…. Export this model."
-        )
-    if virtual_tokens > manifest.max_virtual_tokens:
-        raise IncompatibleError(
-            f"{folder} takes prompts of {manifest.max_virtual_tokens} virtual tokens, this one is to have "
-            f"{virtual_tokens}. Export again with --max-virtual-tokens {virtual_tokens}."
-        )
-    return str(folder)
+__all__ = ["answer_losses", "class_losses", "measure_on_bundle"]
 
 
 def measure_on_bundle(

@@ -11,7 +11,7 @@ from edgept.prompt import Prompt
 from edgept.prompt_file import format_prompt
 from edgept.tune.data import Data
 
-__all__ = ["check_known", "check_storable", "label_names", "majority"]
+__all__ = ["check_known", "check_split", "check_storable", "label_names", "majority"]
 
 _SHOWN = 20
 
@@ -20,7 +20,7 @@ def label_names(training: Data, held_out: Data | None) -> tuple[str, ...]:
     """Names of the classes, sorted; their indices are those of the head's rows.
 
     Raises:
-        UsageError: the rows have no labels.
+        UsageError: the rows have no labels, or a split leaves one to the held-out rows alone.
         InvalidFileError: there are fewer than two classes, a prompt file cannot hold a label, or
             held-out rows are of a class that no training row is of; each is named.
     """
@@ -31,6 +31,7 @@ def label_names(training: Data, held_out: Data | None) -> tuple[str, ...]:
             "text-generation for a model that generates."
         )
     names = sorted({row.label for row in training.rows})
+    check_split(names, training, held_out)
     if len(names) < 2:
         raise InvalidFileError(
             "training-data",
@@ -60,6 +61,26 @@ def majority(training: Any, held_out: Any) -> dict[str, float | str]:
     label = min(counts, key=lambda name: (-counts[name], name))
     hits = sum(row.label == label for row in held_out.rows)
     return {"label": label, "accuracy": hits / len(held_out.rows)}
+
+
+def check_split(names: Sequence[str], training: Any, held_out: Any) -> None:
+    """Refuse a share of the rows, split off, that has all of a label, which nothing would learn then.
+
+    Args:
+        names: of the labels that training rows have.
+        training: Data, or PictureData with classes.
+        held_out: the same; None without.
+
+    Raises:
+        UsageError: with the label.
+    """
+    if held_out is None or held_out.path != training.path:
+        return
+    if lone := {row.label for row in held_out.rows} - {*names}:
+        raise UsageError(
+            f"--eval-split puts all rows of the label {min(lone)!r} among the held-out ones, so that nothing "
+            "learns it. Give --eval, another share, or another --seed."
+        )
 
 
 def check_storable(names: Sequence[str], path: str, places: Mapping[str, str]) -> None:

@@ -1,16 +1,19 @@
 """How a prompt is tuned: every setting of a run, its default, and what it may be."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any
 
 from edgept.errors import UsageError
+from edgept.tune.learning_rates import (
+    GO_ON_SHARE,
+    LEARNING_RATES,
+    PICTURE_LEARNING_RATES,
+    head_rate,
+    prompt_rate,
+)
 
 __all__ = [
-    "DEEP_HEAD_LEARNING_RATE",
-    "HEAD_LEARNING_RATE",
-    "LEARNING_RATES",
     "METHODS",
-    "PICTURE_LEARNING_RATES",
     "PICTURE_METHODS",
     "PICTURE_TASKS",
     "TASKS",
@@ -19,46 +22,6 @@ __all__ = [
     "Settings",
 ]
 
-# Validation loss on stories260K after 200 steps of 4 rows, 16 virtual tokens, TinyStories in lower case
-# (2.443 without a prompt; the start from vocab). Larger models mostly want less, so where two rates are
-# close, the lower one is the default.
-#
-#   prompt-tuning   0.03 2.139   0.1 2.041   0.3 2.045   1.0 2.020   3.2 1.989   times embedding_rms
-#   p-tuning      0.0003 2.268  0.001 2.177  0.003 2.088  0.01 2.088  0.03 2.107
-#   prefix-tuning  0.003 2.371   0.01 2.095   0.03 1.993   0.1 1.916   0.3 1.924
-#   multitask       0.03 2.142   0.1 2.093   0.3 2.056   1.0 2.109
-#   cpt            0.003 2.458   0.01 2.458   0.03 2.459   0.1 2.459   from examples; moves little by design
-LEARNING_RATES = {
-    "prompt-tuning": 0.3,
-    "p-tuning": 0.003,
-    "prefix-tuning": 0.03,
-    "multitask": 0.3,
-    "cpt": 0.003,
-}
-# Of a visual prompt, whose rows begin as Xavier's uniform numbers. Validation loss on PneumoniaMNIST after 300
-# steps of 32 pictures, 10 virtual tokens, of a ViT of 4 layers of width 96 that had learnt generated shapes
-# (0.348 of a head alone).
-#
-#   vpt-deep       0.001 0.268   0.003 0.225   0.01 0.210   0.03 0.208   0.1 0.188
-#   vpt-shallow    0.001 0.276   0.003 0.236   0.01 0.218   0.03 0.206   0.1 0.205
-#
-# Of coop's vectors, in a text tower, the rate is CoOp's own.
-PICTURE_LEARNING_RATES = {"vpt-shallow": 0.03, "vpt-deep": 0.01, "coop": 0.002}
-# Of a classifier's head, divided by the root mean square of what it reads (0.066 in all-MiniLM-L6-v2, a
-# BERT; 1.99 in stories260K). Validation loss of a head alone on banking77, 77 classes, after 500 steps of
-# 16 rows, over features that were computed once. From 0.02 on the loss first rises above where it began,
-# so that early stopping may give up. Beside a head of 0.1 to 0.3 as it is set, 200 steps of the rates above
-# gave all-MiniLM-L6-v2 0.908 (prompt-tuning) and 0.863 (p-tuning), against 1.039 and 0.968 of the head alone.
-#
-#   all-MiniLM-L6-v2  0.002 1.19  0.005 0.84  0.01 0.75  0.02 0.85  0.05 1.77
-#   stories260K       0.002 4.15  0.005 4.02  0.01 3.91  0.02 3.82  0.05 3.74
-HEAD_LEARNING_RATE = 0.01
-# Of both layers of a head of two, by what the first one reads: validation loss on banking77 after 500 steps
-# of 16 rows, over the last hidden states of all-MiniLM-L6-v2's first position (0.37).
-#
-#   tanh, as RoBERTa's   0.0005 0.82  0.001 0.52  0.002 0.41  0.005 0.54  0.01 0.71  0.02 1.32
-#   ReLU, DistilBERT's   0.0005 0.86  0.001 0.55  0.002 0.43  0.005 0.49  0.01 0.62  0.02 1.08
-DEEP_HEAD_LEARNING_RATE = 0.002
 METHODS = (*LEARNING_RATES, *PICTURE_LEARNING_RATES, "head")  # the last one is for both
 PICTURE_METHODS = tuple(PICTURE_LEARNING_RATES)
 TEXT_TASKS = ("text-generation", "text2text-generation", "text-classification")
@@ -79,14 +42,8 @@ _INITS = {
 # learn is computed from more than their file holds; their rows are prompt tuning's.
 _GO_ON = ("prompt-tuning", "prefix-tuning", "head", "vpt-shallow", "vpt-deep")
 _NAMED = ("text", "kv", "prompt")  # what stands behind the colon is needed
-# Of the usual learning rates, for a prompt and a head that are tuned on from where they were. Validation loss
-# on banking77 in float, from 0.5390: 0.5385 after 60 steps at 0.1, no better in 100 steps at 0.3.
-_GO_ON_SHARE = 0.1
 _WITHOUT_ROWS = ("head", "coop")
 _DEFAULT_STEPS = 500
-_TEXT_ONLY = ("description", "metric_rows", "max_length", "drop_long", "checkpoint_activations")
-_TEXT_COLUMNS = ("input", "output", "text", "messages", "task")
-_LEAST_RMS = 1e-3
 
 
 @dataclass(frozen=True)
@@ -123,9 +80,9 @@ class Settings:
             number of virtual tokens. None takes the description where there is one, else vocab.
         description: the task in a sentence, "Answer in Spanish:".
         name: what the prompt is called; None takes the file's name.
-        learning_rate: highest of the schedule; None takes `LEARNING_RATES`, and less to go on from a
+        learning_rate: highest of the schedule; None takes the method's, as measured, and less to go on from a
             prompt.
-        head_learning_rate: the same of a classifier's head; None takes `HEAD_LEARNING_RATE` by the
+        head_learning_rate: the same of a classifier's head; None takes what was measured, by the
             size of what the head reads.
         warmup: share of the steps in which the learning rate rises; then it falls as a cosine to 0.
         steps: updates of the prompt; None with no epochs is 500.
@@ -135,7 +92,8 @@ class Settings:
         precision: fp32, bf16, or auto: bf16 on a GPU that has it, else fp32.
         device: cpu, cuda, or auto.
         seed: of the initial prompt, the data's order and the evaluation split.
-        eval_split: share of the training rows that are kept for validation.
+        eval_split: share of the training rows that are held out; the prompt that is kept is the one with the
+            lowest loss there, whatever its metric.
         eval_every: steps between validations; None is a twentieth of all.
         patience: validations without a better loss after which training ends; 0 never does.
         metric_rows: rows for which a validation generates, to count exact matches.
@@ -226,34 +184,6 @@ class Settings:
         object.__setattr__(self, "labels", tuple(self.labels))  # a list, from YAML
         self.initial()
 
-    def for_pictures(self) -> "Settings":
-        """The settings as an image model takes them: prompt tuning is that of every layer.
-
-        Raises:
-            UsageError: something is asked for that is for text alone.
-        """
-        if self.method not in ("prompt-tuning", "head", *PICTURE_METHODS):
-            raise UsageError(
-                f"--method {self.method} is for text; an image model takes {', '.join(PICTURE_METHODS)} or "
-                "head."
-            )
-        if self.task in TEXT_TASKS:
-            raise UsageError(
-                f"--task {self.task} is for text; an image model takes {', '.join(PICTURE_TASKS)}."
-            )
-        usual = Settings()
-        for name in _TEXT_ONLY:
-            if getattr(self, name) != getattr(usual, name):
-                raise UsageError(
-                    f"--{name.replace('_', '-')} is for text, and the model reads pictures. Leave it out."
-                )
-        for name in _TEXT_COLUMNS:
-            if getattr(self.columns, name) != getattr(usual.columns, name):
-                raise UsageError(
-                    f"--{name}-column is for text; a CSV of pictures has --image-column and --label-column."
-                )
-        return self if self.method != "prompt-tuning" else replace(self, method="vpt-deep")
-
     @property
     def prompt_length(self) -> int:
         """Virtual tokens of the prompt; 0 for a head alone, which coop's is, too."""
@@ -315,33 +245,20 @@ class Settings:
         return kind, text
 
     def head_rate(self, feature_rms: float, num_layers: int = 1) -> float:
-        """The highest learning rate of a classifier's head.
-
-        Args:
-            feature_rms: root mean square of what the head reads; its weights want to be as much larger
-                as this is smaller, and models differ by a factor of thirty.
-            num_layers: of the head; of two, both learn at this rate.
-        """
+        """The highest learning rate of a classifier's head; arguments as `learning_rates.head_rate`."""
         if self.head_learning_rate is not None:
             return self.head_learning_rate
-        rate = HEAD_LEARNING_RATE if num_layers == 1 else DEEP_HEAD_LEARNING_RATE
-        return self._share * rate / max(feature_rms, _LEAST_RMS)
+        return self._share * head_rate(feature_rms, num_layers)
 
     def rate(self, embedding_rms: float) -> float:
-        """The highest learning rate of the prompt.
-
-        Args:
-            embedding_rms: root mean square of the model's input embedding. Prompt tuning moves rows of
-                that scale, which differs by a factor of twenty between models.
-        """
+        """The highest learning rate of the prompt; `embedding_rms` as of `learning_rates.prompt_rate`."""
         if self.learning_rate is not None:
             return self.learning_rate
-        rate = self._share * {**LEARNING_RATES, **PICTURE_LEARNING_RATES}[self.method]
-        return rate * embedding_rms if self.method == "prompt-tuning" else rate
+        return self._share * prompt_rate(self.method, embedding_rms)
 
     @property
     def _share(self) -> float:
-        return _GO_ON_SHARE if self.initial()[0] == "prompt" else 1.0
+        return GO_ON_SHARE if self.initial()[0] == "prompt" else 1.0
 
     def total_steps(self, num_rows: int) -> int:
         """Updates of the prompt over so many training rows."""

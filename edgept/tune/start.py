@@ -14,9 +14,17 @@ from edgept.prompt_source import load_prompt_source
 from edgept.tune.backbone import Backbone
 from edgept.tune.head import name_layers
 from edgept.tune.methods import prefix_rows
-from edgept.tune.settings import Settings
+from edgept.tune.settings import PICTURE_TASKS, Settings
 
-__all__ = ["check_start", "put_start", "read_start", "start_digest", "start_labels", "with_start"]
+__all__ = [
+    "check_start",
+    "copy_start",
+    "put_start",
+    "read_start",
+    "start_digest",
+    "start_labels",
+    "with_start",
+]
 
 _TENSORS = {
     "prompt-tuning": "prompt_embeds",
@@ -42,6 +50,8 @@ def read_start(settings: Settings) -> Prompt | None:
     held = next((name for name in ("prompt_embeds", "prompt_kv") if name in prompt.tensors), None)
     if held != _TENSORS[settings.method]:
         method = next(name for name, tensor in _TENSORS.items() if tensor == held)
+        if prompt.task in PICTURE_TASKS and held is not None:
+            method = "vpt-deep"  # or shallow, as the prompt says
         raise UsageError(
             f"{path} holds {held or 'a head alone'}, which --method {settings.method} does not begin from. "
             f"Use --method {method}."
@@ -133,10 +143,10 @@ def put_start(adapted: Any, start: Prompt) -> None:
     tensors = {name: np.asarray(array) for name, array in start.tensors.items()}
     if "prompt_kv" in tensors:
         rows = prefix_rows(tensors.pop("prompt_kv"), is_seq2seq=start.task == SEQ2SEQ_TASK)
-        _copy(adapted.prompt_encoder["default"].embedding.weight, rows, "prompt_kv", start)
+        copy_start(adapted.prompt_encoder["default"].embedding.weight, rows, "prompt_kv", start)
     if "prompt_embeds" in tensors:
         rows = tensors.pop("prompt_embeds")  # (num_virtual_tokens, hidden)
-        _copy(adapted.prompt_encoder["default"].embedding.weight, rows, "prompt_embeds", start)
+        copy_start(adapted.prompt_encoder["default"].embedding.weight, rows, "prompt_embeds", start)
     for name, head in name_layers(adapted).items():
         if f"{name}.weight" not in tensors:
             raise IncompatibleError(
@@ -145,19 +155,16 @@ def put_start(adapted: Any, start: Prompt) -> None:
             )
         weight = tensors.pop(f"{name}.weight")
         bias = tensors.pop(f"{name}.bias", np.zeros(len(weight), np.float32))  # as where it runs
-        _copy(head.weight, weight, f"{name}.weight", start)
+        copy_start(head.weight, weight, f"{name}.weight", start)
         if head.bias is not None:
-            _copy(head.bias, bias, f"{name}.bias", start)
+            copy_start(head.bias, bias, f"{name}.bias", start)
         elif bias.any():
             raise IncompatibleError(
                 f"the prompt {start.name!r} has a head with a bias, and this model's has none, so it cannot "
                 "be tuned further. Begin with another --init."
             )
-    if tensors:
-        raise IncompatibleError(
-            f"the prompt {start.name!r} holds {', '.join(tensors)}, which this model does not learn. Begin "
-            "with another --init."
-        )
+    for name, array in tensors.items():
+        copy_start(None, array, name, start)
 
 
 def start_digest(start: Prompt | None) -> str | None:
@@ -172,11 +179,27 @@ def start_digest(start: Prompt | None) -> str | None:
     return digest.hexdigest()
 
 
-def _copy(parameter: Any, array: Any, name: str, start: Prompt) -> None:
+def copy_start(parameter: Any, array: Any, name: str, start: Prompt) -> None:
+    """Put one tensor where the training begins.
+
+    Args:
+        parameter: that is trained; None where the model learns no such tensor.
+        array: what it begins as.
+        name: of the tensor in the prompt.
+        start: the prompt.
+
+    Raises:
+        IncompatibleError: it is not of the parameter's shape.
+    """
+    if parameter is None:
+        raise IncompatibleError(
+            f"the prompt {start.name!r} holds {name}, which this model does not learn. Begin with another "
+            "--init."
+        )
     if tuple(parameter.shape) != array.shape:
         raise IncompatibleError(
             f"the prompt {start.name!r}: {name} gives {array.shape}, this model takes "
             f"{tuple(parameter.shape)}. It was trained for a model of another size."
         )
     with torch.no_grad():
-        parameter.copy_(torch.from_numpy(np.ascontiguousarray(array)))
+        parameter.copy_(torch.from_numpy(np.array(array)))

@@ -20,6 +20,7 @@ from typing import Any
 import yaml
 
 from edgept.errors import EdgeptError, InvalidFileError, UsageError
+from edgept.export.source import find_config
 from edgept.tune.backbone import load_backbone
 from edgept.tune.loop import Update
 from edgept.tune.places import _TASK_NAME
@@ -126,6 +127,7 @@ def tune_tasks(
     """
     defaults, tasks = read_tasks(path)
     shared = Settings.from_mapping(defaults)
+    find_config(model)  # before a folder is made for what it is to learn
     folder = Path(output)
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,9 +1,8 @@
 """`edgept tune`: data to a prompt file that is bound to the model it was trained for."""
 
-import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,24 +10,25 @@ from typing import Any
 
 import torch
 
-from edgept import __version__, atomic
-from edgept.bundle import read_manifest
-from edgept.errors import EdgeptError, InvalidFileError, UsageError
+from edgept import atomic
+from edgept.errors import EdgeptError, UsageError
 from edgept.prompt import Prompt
-from edgept.prompt_file import format_prompt, write_prompt
+from edgept.prompt_file import write_prompt
 from edgept.tune.backbone import Backbone, load_backbone, reads_pictures, silent
 from edgept.tune.checkpoint import State, load_checkpoint, restore, save_checkpoint
 from edgept.tune.course import Course
 from edgept.tune.curve import draw_curve
+from edgept.tune.device_bundle import find_device_bundle, trained_against
 from edgept.tune.job import Job
 from edgept.tune.learner import Learner
 from edgept.tune.loop import Update, make_optimizer, train
-from edgept.tune.methods import PEFT_NAMES
+from edgept.tune.made_prompts import check_prompts, make_prompts
 from edgept.tune.places import Places
 from edgept.tune.record import identify, make_record
 from edgept.tune.settings import Settings
 from edgept.tune.start import read_start, start_digest, with_start
 from edgept.tune.text_course import TextCourse
+from edgept.tune.text_or_pictures import for_pictures, for_text
 from edgept.tune.vision.course import PictureCourse
 
 __all__ = ["Tuned", "tune"]
@@ -94,14 +94,14 @@ def tune(
     if evaluation is not None and settings.eval_split is not None:
         raise UsageError("an evaluation file and an evaluation split are both given; give one.")
     sees = reads_pictures(model, data)
-    if sees:
-        settings = settings.for_pictures()
+    settings = for_pictures(settings) if sees else for_text(settings)
+    device = find_device_bundle(bundle, settings)
     start = read_start(settings)
     settings = with_start(settings, start)
     places = Places.of(output)
     make_course = PictureCourse if sees else TextCourse
     course: Course = make_course(data, evaluation, settings, start)
-    if bundle is not None and course.held_out is None:
+    if device is not None and course.held_out is None:
         raise UsageError("a bundle is compared on held-out rows. Give --eval or --eval-split, too.")
     targets = places.prompts(course.tasks)
     places.check(targets, resume=resume, force=force)
@@ -115,31 +115,34 @@ def tune(
         )
     else:
         _check_loaded(model, settings, sees=sees)
-    course.settle(model, bundle)
+    course.settle(model, device)
     run = identify(
         settings,
         course.training,
         course.held_out,
         model,
         start_digest(start),
-        _weights_digest(course.weights),
+        None if device is None else device.weights_sha256,
     )
     if resume and (finished := places.finished(targets, run)) is not None:
         return Tuned(targets, finished)
     job = course.make_job()
-    if course.weights is not None:
+    if device is not None and device.gives_weights:
         report(Update(0, 0, "reading the bundle's weights"))
-    with _repeatable(model), silent(), course.opened() as against:
+    given = trained_against(model.model, device)
+    with _repeatable(model), silent(), given as against, course.opened():
         state, baseline, first = _run(
             course, job, places, run, start, resume, checkpoint_seconds, report
         )
-        prompts = _prompts(job, places, course.tasks, state.best)
+        prompts = make_prompts(job, places, course.tasks, state.best)
         record = make_record(job, state, prompts, run)
         record |= {"trained_against": against, **baseline}
-        if bundle is not None and state.best_validation is not None:
+        if device is not None and state.best_validation is not None:
             report(Update(state.step, job.steps, "validating on the bundle"))
-            before = _prompts(job, places, course.tasks, first)
-            record["bundle"] = course.measure(job, prompts, before, state)
+            before = make_prompts(job, places, course.tasks, first)
+            record["bundle"] = course.measure(
+                str(device.folder), job, prompts, before, state.best_validation
+            )
     for prompt, target in zip(prompts, targets, strict=True):
         write_prompt(prompt, target, overwrite=True)
     atomic.write_bytes(places.curve, draw_curve(record), overwrite=True)
@@ -147,18 +150,6 @@ def tune(
     atomic.write_bytes(places.record, text.encode(), overwrite=True)
     places.checkpoint.unlink(missing_ok=True)
     return Tuned(targets, record)
-
-
-def _weights_digest(bundle: str | None) -> str | None:
-    """SHA-256 of a bundle's graphs, by its manifest; None without one."""
-    if bundle is None:
-        return None
-    manifest = read_manifest(Path(bundle))
-    digest = hashlib.sha256()
-    for name, entry in sorted(manifest.files.items()):
-        if name.startswith(manifest.graphs):
-            digest.update(f"{name} {entry.sha256}".encode())
-    return digest.hexdigest()
 
 
 def _check_loaded(model: Backbone, settings: Settings, *, sees: bool) -> None:
@@ -197,41 +188,6 @@ def _repeatable(backbone: Backbone) -> Iterator[None]:
         torch.use_deterministic_algorithms(was_deterministic)
 
 
-def _prompts(
-    job: Job, places: Places, tasks: Sequence[str], trained: Sequence[dict[str, Any]]
-) -> list[Prompt]:
-    """The prompts that tensors make, one for every task."""
-    settings, backbone = job.settings, job.backbone
-    name = settings.name or places.name
-    return [
-        Prompt(
-            tensors=tensors,
-            name=name if len(tasks) == 1 else f"{name}-{task}",
-            method=PEFT_NAMES[settings.method],
-            fingerprint=backbone.fingerprint,
-            task=job.task,
-            labels=job.labels,
-            base_model=backbone.source.name,
-            created_by=f"edgept {__version__}",
-        )
-        for task, tensors in zip(tasks, trained, strict=True)
-    ]
-
-
-def _check_storable(prompts: Sequence[Prompt]) -> None:
-    """Refuse before the training what no prompt file could hold after it."""
-    for prompt in prompts:
-        try:
-            format_prompt(prompt)
-        except InvalidFileError as error:
-            raise InvalidFileError(
-                error.reason,
-                f"no prompt file can hold the prompt {prompt.name[:80]!r}, of {prompt.num_virtual_tokens} "
-                f"virtual tokens and {len(prompt.labels)} labels: {error} Lower --virtual-tokens, or change "
-                "what is named.",
-            ) from error
-
-
 def _run(
     course: Course,
     job: Job,
@@ -248,7 +204,7 @@ def _run(
         content = load_checkpoint(places.checkpoint, run)
     learner = course.learner(job)
     first = learner.export()
-    _check_storable(_prompts(job, places, course.tasks, first))
+    check_prompts(make_prompts(job, places, course.tasks, first))
     optimizer, schedule = make_optimizer(learner.module, job)
     state = State() if content is None else restore(content, learner.module, optimizer, schedule)
     if job.held_out and not job.labels:
@@ -301,7 +257,7 @@ def _settle(
     elif best.step == 0:
         untrained = "untrained prompt" if start is None else f"prompt {start.name!r}"
         state.warnings["no better"] = (
-            f"no validation was better than the {untrained}'s, which is kept. Lower "
+            f"no validation was better than that of the {untrained}, which is kept. Lower "
             f"{settings.rate_option} (now {job.rate:g}), or give more data."
         )
         report(Update(state.step, job.steps, state.warnings["no better"], is_warning=True))

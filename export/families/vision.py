@@ -17,6 +17,7 @@ __all__ = [
     "first_two",
     "mean_of_patches",
     "normalized",
+    "run_as_it_is",
 ]
 
 Readout: TypeAlias = Callable[[Any, torch.Tensor, int, Any], torch.Tensor]

@@ -4,7 +4,8 @@
 
 import json
 import os
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from edgept.tune.vision.run_length import decode_counts
 
 __all__ = ["read_coco"]
 
+_MISSING = "is neither beside the file nor in the folder images there"
 _SLACK = 1.0  # pixels that a box may reach over the picture's border: annotation tools round
 
 
@@ -22,8 +24,12 @@ def read_coco(path: Path, *, masks: bool) -> PictureData:
     """Read an annotation file: `images`, `annotations` and `categories`.
 
     Pictures are found beside the file, or in the folder `images` there; a name that leads out of it is
-    refused, links are followed. Crowds, which COCO marks with
-    `iscrowd`, are no single objects: their boxes are left out.
+    refused, links are followed. A picture without annotations is learnt as one with nothing in it. Classes
+    are in the order of the categories' ids, which need not be 1, 2, ….
+
+    Crowds, which COCO marks with `iscrowd`, are no single objects: their boxes are not learnt, and what
+    is found in them is not judged. Their pixels are of their class all the same, beneath those of
+    single objects; of these, later ones cover earlier ones.
 
     Args:
         path: the file.
@@ -37,22 +43,9 @@ def read_coco(path: Path, *, masks: bool) -> PictureData:
     raw = path.read_bytes()
     try:
         content = json.loads(raw)
-        images, annotations = content["images"], content["annotations"]
-        names = {
-            int(entry["id"]): str(entry["name"])
-            for entry in sorted(content["categories"], key=lambda entry: int(entry["id"]))
-        }
-        entries = {int(entry["id"]): entry for entry in images}
-        of_image: dict[int, list[dict[str, Any]]] = {image: [] for image in entries}
-        strays = []
-        for entry in annotations:
-            at = int(entry["image_id"])
-            if at in of_image:
-                of_image[at].append(entry)
-            else:
-                strays.append(
-                    f"annotation {entry.get('id')!r:.40} is of image {at}, which is not listed"
-                )
+        names = sorted((_id(entry["id"]), str(entry["name"])) for entry in content["categories"])
+        images = [(_id(entry["id"]), entry) for entry in content["images"]]
+        annotations = [(_id(entry["image_id"]), entry) for entry in content["annotations"]]
     except (
         ValueError,
         ArithmeticError,
@@ -66,26 +59,42 @@ def read_coco(path: Path, *, masks: bool) -> PictureData:
             f"{path} is no COCO annotation file ({type(error).__name__}: {str(error)[:80]}); expected an "
             "object with images, annotations and categories. Convert it.",
         ) from error
-    if len(entries) != len(images) or len(set(names.values())) != len(content["categories"]):
-        raise InvalidFileError(
-            "training-data",
-            f"{path}: two images have one id, or two categories one id or name. Make them distinct.",
-        )
-    if not names or not entries:
+    if not names or not images:
         raise InvalidFileError(
             "training-data", f"{path} lists no image or no category. Give it some of both."
         )
-    problems = strays
-    rows = []
-    for image, entry in entries.items():
-        row = _row(path, entry, of_image[image], names, masks=masks)
+    _check_distinct(path, "images have the id", [image for image, _ in images])
+    _check_distinct(path, "categories have the id", [category for category, _ in names])
+    _check_distinct(path, "categories have the name", [name for _, name in names])
+    of_image: dict[int, list[dict[str, Any]]] = {image: [] for image, _ in images}
+    problems = []
+    for image, annotation in annotations:
+        if image in of_image:
+            of_image[image].append(annotation)
+        else:
+            problems.append(
+                f"annotation {annotation.get('id')!r:.40} is of image {image}, which is not listed"
+            )
+    pictures = [_find(path.parent, entry) for _, entry in images]
+    if all(picture == _MISSING for picture in pictures):
+        raise InvalidFileError(
+            "training-data",
+            f"{path}: none of its {len(images)} pictures is there; {images[0][1]['file_name']!r:.80} {_MISSING}. "
+            "Put them there, or a link called images to their folder.",
+        )
+    _check_distinct(
+        path, "images have the file", [picture for picture in pictures if isinstance(picture, Path)]
+    )
+    by_id, rows = dict(names), []
+    for (image, entry), picture in zip(images, pictures, strict=True):
+        row = _row(entry, picture, of_image[image], by_id, masks=masks)
         if isinstance(row, list):
             problems += row
         else:
             rows.append(row)
     if problems:
         raise malformed(str(path), problems, "Correct or remove them.")
-    labels = tuple(names.values())
+    labels = tuple(name for _, name in names)
     if masks and BACKGROUND not in labels:
         labels = (BACKGROUND, *labels)
     files = [row.picture for row in rows if isinstance(row.picture, Path)]
@@ -93,9 +102,26 @@ def read_coco(path: Path, *, masks: bool) -> PictureData:
     return PictureData(kind, tuple(rows), digest(files, path.parent, raw), str(path), labels)
 
 
+def _id(value: Any) -> int:
+    """An id: a whole number, or one that a tool wrote as a text or with .0 behind it."""
+    is_text = isinstance(value, str) and value.isdecimal()
+    if type(value) is int or is_text or (type(value) is float and value.is_integer()):
+        return int(value)
+    raise ValueError(f"an id is {value!r:.40}, expected a whole number")
+
+
+def _check_distinct(path: Path, what: str, values: Sequence[Any]) -> None:
+    """Refuse a value that two entries have: of a file, since each would have half of its annotations."""
+    twice = [value for value, count in Counter(values).items() if count > 1]
+    if twice:
+        raise InvalidFileError(
+            "training-data", f"{path}: two {what} {str(twice[0])[-80:]!r}. Make them distinct."
+        )
+
+
 def _row(
-    path: Path,
     entry: dict[str, Any],
+    picture: Path | str,
     annotations: Iterable[dict[str, Any]],
     names: dict[int, str],
     *,
@@ -103,55 +129,56 @@ def _row(
 ) -> PictureRow | list[str]:
     """The row, or what is wrong with it."""
     name = entry.get("file_name")
-    if not isinstance(name, str) or not name:
-        return [f"image {entry['id']!r:.40} has no file_name"]
-    picture = _find(path.parent, name)
     if isinstance(picture, str):
-        return [f"{name!r:.80} {picture}"]
+        return [f"image {entry['id']!r:.40}: {name!r:.80} {picture}"]
     width, height = entry.get("width"), entry.get("height")
     if not all(type(side) is int and side > 0 for side in (width, height)):
         return [f"{name} has no width and height"]
     size = (int(width or 0), int(height or 0))
-    boxes, shapes, problems = [], [], []
+    key, read = ("segmentation", _shape) if masks else ("bbox", _box)
+    single: list[Any] = []  # boxes, or shapes
+    crowds: list[Any] = []
+    problems: list[str] = []
     for annotation in annotations:
         at = f"{name}, annotation {annotation.get('id')!r:.40}"
-        label = names.get(_whole(annotation.get("category_id")))
+        category, is_crowd = annotation.get("category_id"), annotation.get("iscrowd", 0)
+        label = _label(names, category)
         if label is None:
-            problems.append(
-                f"{at} is of the category {annotation.get('category_id')!r:.40}, not listed"
-            )
-        elif masks:
-            shape = _shape(annotation.get("segmentation"), label, size)
-            if isinstance(shape, str):
-                problems.append(f"{at} {shape}")
-            else:
-                shapes.append(shape)
-        elif not annotation.get("iscrowd"):
-            box = _box(annotation.get("bbox"), label, size)
-            if isinstance(box, str):
-                problems.append(f"{at} {box}")
-            else:
-                boxes.append(box)
+            problems.append(f"{at} is of the category {category!r:.40}, not listed")
+            continue
+        found: Any = read(annotation.get(key), label, size)
+        if isinstance(found, str):
+            problems.append(f"{at} {found}")
+        elif is_crowd not in (0, 1):
+            problems.append(f"{at} has iscrowd {is_crowd!r:.40}; expected 0 or 1")
+        else:
+            (crowds if is_crowd else single).append(found)
     if problems:
         return problems
-    return PictureRow(
-        name, picture, boxes=tuple(boxes), mask=tuple(shapes) if masks else None, size=size
-    )
+    if masks:
+        return PictureRow(str(name), picture, mask=(*crowds, *single), size=size)
+    return PictureRow(str(name), picture, boxes=tuple(single), crowds=tuple(crowds), size=size)
 
 
-def _find(folder: Path, name: str) -> Path | str:
-    """The picture of a name, or what is wrong with it."""
+def _find(folder: Path, entry: dict[str, Any]) -> Path | str:
+    """The picture of an image, or what is wrong with its name."""
+    name = entry.get("file_name")
+    if not isinstance(name, str) or not name:
+        return "is no file_name"
     if Path(name).is_absolute() or ".." in Path(name).parts:
         return "leads out of the file's folder; expected a path below it"
     if name.encode("utf-8", "ignore").decode() != name:  # JSON may hold a surrogate
         return "is no text: half of a character stands alone in it"
     places = (folder / name, folder / "images" / name)
-    found = next((place for place in places if os.path.isfile(place)), None)
-    return found or "is neither beside the file nor in the folder images there"
+    return next((place for place in places if os.path.isfile(place)), _MISSING)
 
 
-def _whole(value: Any) -> int:
-    return value if type(value) is int else -1
+def _label(names: dict[int, str], category: Any) -> str | None:
+    """The name of a category; None where it is not listed."""
+    try:
+        return names.get(_id(category))
+    except ValueError:
+        return None
 
 
 def _box(value: Any, label: str, size: tuple[int, int]) -> Box | str:

@@ -1,27 +1,23 @@
 """A run on pictures: a class for each, a class for each pixel, or boxes."""
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 from typing import Any
 
-import numpy as np
 import torch
 
-from edgept.errors import IncompatibleError, InvalidFileError, UsageError
+from edgept.errors import InvalidFileError, UsageError
 from edgept.export.class_head import PLAIN_TEMPLATE, TextTower, open_text_tower
-from edgept.export.dequantize import is_quantized
 from edgept.prompt import Prompt
 from edgept.tune.backbone import Backbone
-from edgept.tune.bundle_weights import bundle_weights
-from edgept.tune.checkpoint import State
-from edgept.tune.device_check import check_bundle
+from edgept.tune.device_bundle import DeviceBundle
+from edgept.tune.evaluate import Validation
 from edgept.tune.job import Job
 from edgept.tune.labels import majority
 from edgept.tune.settings import Settings
 from edgept.tune.start import check_start, start_labels
-from edgept.tune.text_course import trained_against
 from edgept.tune.vision.context import ContextPrompt
 from edgept.tune.vision.data import TASK_OF_KIND, read_picture_training
 from edgept.tune.vision.device_check import measure_pictures
@@ -29,7 +25,7 @@ from edgept.tune.vision.learner import PictureLearner, read_features
 from edgept.tune.vision.picture_labels import picture_labels
 from edgept.tune.vision.rows import PictureData, malformed
 from edgept.tune.vision.store import open_store
-from edgept.tune.vision.visual_prompt import QueryPrompt, VisualPrompt
+from edgept.tune.vision.visual_prompt import QueryPrompt, VisualPrompt, put_visual_start
 
 __all__ = ["PictureCourse"]
 
@@ -42,7 +38,7 @@ class PictureCourse:
     Args:
         data: pictures, see `read_picture_data`.
         evaluation: held-out ones; None without.
-        settings: of the run, as `Settings.for_pictures` gives them.
+        settings: of the run, as `for_pictures` gives them.
         start: the prompt to begin from; None without.
 
     Raises:
@@ -57,6 +53,11 @@ class PictureCourse:
         settings: Settings,
         start: Prompt | None,
     ) -> None:
+        if start is not None and settings.projection is not None:
+            raise UsageError(
+                "a projection is folded into the prompt file, so a run that begins from one learns the rows "
+                "themselves. Leave --projection out."
+            )
         self.settings, self._start = settings, start
         self.training, self.held_out = read_picture_training(data, evaluation, settings)
         self.tasks = [""]
@@ -67,13 +68,11 @@ class PictureCourse:
                 f"coop learns what classes of pictures are called, and {self.training.path} has "
                 f"{self.training.kind}. Use --method vpt-deep."
             )
-        self.weights: str | None = None
-        self._where: str | None = None
         self._backbone: Backbone
         self._texts: TextTower | None = None
         self._learner: PictureLearner
 
-    def settle(self, backbone: Backbone, bundle: str | os.PathLike[str] | None) -> None:
+    def settle(self, backbone: Backbone, bundle: DeviceBundle | None) -> None:
         """Check the model, the prompt to begin from, and the bundle."""
         if backbone.vision is None:
             raise UsageError(
@@ -91,18 +90,9 @@ class PictureCourse:
             self._texts = open_text_tower(backbone.model, backbone.source.folder)
         check_start(self._start, backbone, self._task)
         self._labels = start_labels(self._start, self._labels)
-        if self._start is not None and self.settings.projection is not None:
-            raise UsageError(
-                "a projection is folded into the prompt file, so a run that begins from one learns the rows "
-                "themselves. Leave --projection out."
-            )
         self._backbone = backbone
         if bundle is not None:
-            self._where = check_bundle(
-                bundle, backbone.fingerprint, self._task, self.settings.prompt_length
-            )
-            if self.settings.weights == "bundle" and is_quantized(self._where):
-                self.weights = self._where
+            bundle.check(backbone, self._task, self.settings.prompt_length)
 
     def make_job(self) -> Job:
         """Read all pictures."""
@@ -135,11 +125,9 @@ class PictureCourse:
         rate = head_rate if settings.method == "head" else settings.rate(1.0)
         return replace(job, rate=rate, head_rate=head_rate)
 
-    @contextmanager
-    def opened(self) -> Iterator[dict[str, Any]]:
-        """With the bundle's weights in the model."""
-        with bundle_weights(self._backbone.model, self.weights) as replaced:
-            yield trained_against(self.weights, replaced)
+    def opened(self) -> AbstractContextManager[None]:
+        """As it is: prompt and head are inputs of the model."""
+        return nullcontext()
 
     def learner(self, job: Job) -> PictureLearner:
         """Random rows and a head, or those of the prompt to begin from."""
@@ -165,7 +153,7 @@ class PictureCourse:
             finds_boxes=self._task == "object-detection" and not by_patches,
         )
         if self._start is not None:
-            _put_start(module, self._start)
+            put_visual_start(module, self._start)
         self._learner = PictureLearner(job, module.to(job.backbone.device))
         return self._learner
 
@@ -184,13 +172,16 @@ class PictureCourse:
         return found
 
     def measure(
-        self, job: Job, prompts: Sequence[Prompt], first: Sequence[Prompt], state: State
-    ) -> dict[str, Any] | None:
+        self,
+        bundle: str,
+        job: Job,
+        prompts: Sequence[Prompt],
+        first: Sequence[Prompt],
+        reference: Validation,
+    ) -> dict[str, Any]:
         """The held-out pictures on the bundle."""
-        if self._where is None or state.best_validation is None:
-            return None
         before = None if self._start is None else first[0]
-        return measure_pictures(self._where, prompts[0], job, state.best_validation, before)
+        return measure_pictures(bundle, prompts[0], job, reference, before)
 
 
 def _check_detection(settings: Settings, training: PictureData, *, by_patches: bool) -> None:
@@ -232,26 +223,3 @@ def _feature_rms(job: Job) -> float:
     with torch.no_grad():
         features = read_features(plain, pixels.to(job.backbone.device), None)
     return float(features.square().mean().sqrt())
-
-
-def _put_start(module: VisualPrompt, start: Prompt) -> None:
-    """Put a prompt's tensors where the training begins.
-
-    Raises:
-        IncompatibleError: its sizes are not the model's.
-    """
-    places = {"prompt_embeds": module.prompt, "head.weight": module.head.weight}
-    places["head.bias"] = module.head.bias
-    if module.box is not None:
-        places |= {"box.weight": module.box.weight, "box.bias": module.box.bias}
-    tensors = {"head.bias": np.zeros(len(module.head.bias), np.float32), **start.tensors}
-    for name, array in tensors.items():
-        place = places.get(name)
-        if place is None or tuple(place.shape) != array.shape:
-            wanted = "nothing" if place is None else tuple(place.shape)
-            raise IncompatibleError(
-                f"the prompt {start.name!r}: {name} is {array.shape}, this model takes {wanted}. Begin with "
-                "another --init."
-            )
-        with torch.no_grad():
-            place.copy_(torch.tensor(array))

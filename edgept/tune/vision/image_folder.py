@@ -76,6 +76,7 @@ def read_csv(path: Path, columns: Columns) -> PictureData:
         )
     at, label_at = names.index(columns.image), names.index(columns.label)
     rows, problems = [], []
+    listed: dict[str, tuple[int, str]] = {}  # a picture's line and its class
     for line, cells in lines[1:]:
         if len(cells) != len(names):
             problems.append(f"line {line} has {len(cells)} fields, the first line {len(names)}")
@@ -85,6 +86,11 @@ def read_csv(path: Path, columns: Columns) -> PictureData:
             problems.append(f"line {line} has no {'path' if label else 'class'}")
         elif not os.path.isfile(path.parent / picture):
             problems.append(f"line {line}: there is no file {picture[:80]}")
+        elif listed.setdefault(picture, (line, label))[1] != label:
+            problems.append(
+                f"line {line}: {picture[:80]} is {label!r:.40}, and {listed[picture][1]!r:.40} in line "
+                f"{listed[picture][0]}"
+            )
         else:
             rows.append(PictureRow(f"line {line}, {picture}", path.parent / picture, label))
     if problems:

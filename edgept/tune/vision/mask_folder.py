@@ -27,7 +27,8 @@ def read_mask_folder(folder: Path) -> PictureData:
         InvalidFileError: a picture has no mask, a mask no picture, or there are none.
     """
     images, masks = folder / "images", folder / "masks"
-    pictures = {path.relative_to(images).with_suffix(""): path for path in pictures_under(images)}
+    paths = pictures_under(images)
+    pictures = {path.relative_to(images).with_suffix(""): path for path in paths}
     found = {
         path.relative_to(masks).with_suffix(""): path
         for path in pictures_under(masks)
@@ -35,6 +36,11 @@ def read_mask_folder(folder: Path) -> PictureData:
     }
     problems = [f"images/{name} has no mask" for name in pictures if name not in found]
     problems += [f"masks/{name} has no picture" for name in found if name not in pictures]
+    problems += [
+        f"{path.relative_to(folder)} and {other.relative_to(folder)} share a mask"
+        for path in paths
+        if (other := pictures[path.relative_to(images).with_suffix("")]) != path
+    ]
     if problems:
         raise malformed(
             str(folder), problems, "A picture and its mask, a .png, have the same name; add them."
@@ -44,7 +50,8 @@ def read_mask_folder(folder: Path) -> PictureData:
             "training-data", f"{images} holds no picture. Give it some, and masks for them."
         )
     rows = tuple(
-        PictureRow(f"images/{path.name}", path, mask=found[name]) for name, path in pictures.items()
+        PictureRow(path.relative_to(folder).as_posix(), path, mask=found[name])
+        for name, path in pictures.items()
     )
     names, raw = folder / _NAMES, b""
     if names.is_file():

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from edgept.errors import InvalidFileError
-from edgept.tune.labels import check_known, check_storable
+from edgept.tune.labels import check_known, check_split, check_storable
 from edgept.tune.vision.rows import BACKGROUND, IGNORED, PictureData, PictureRow
 
 __all__ = ["picture_labels"]
@@ -17,10 +17,13 @@ def picture_labels(training: PictureData, held_out: PictureData | None) -> tuple
     They are in the order in which the data list them, else sorted.
 
     Raises:
+        UsageError: a split leaves a class to the held-out pictures alone.
         InvalidFileError: there are too few or too many, a prompt file cannot hold one, or held-out
             pictures are of a class that no training row is of; each is named.
     """
     names = training.labels or tuple(sorted({row.label for row in training.rows}))
+    if training.kind == "classes":
+        check_split(names, training, held_out)
     if len(names) < _FEWEST[training.kind]:
         raise InvalidFileError(
             "training-data",
@@ -62,4 +65,4 @@ def _labels_of(row: PictureRow) -> set[str]:
     """All classes that a row names; the numbers in a mask's file are looked at when it is read."""
     if isinstance(row.mask, tuple):
         return {BACKGROUND, *(shape.label for shape in row.mask)}
-    return {row.label, *(box.label for box in row.boxes)} - {""}
+    return {row.label, *(box.label for box in (*row.boxes, *row.crowds))} - {""}

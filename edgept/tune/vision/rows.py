@@ -55,6 +55,8 @@ class PictureRow:
         picture: the file, or (height, width) or (height, width, 3) uint8.
         label: its class; "" where pixels or boxes have classes.
         boxes: of its objects.
+        crowds: boxes around many objects that nobody marked one by one: none of them is learnt, and what is
+            found in them is neither right nor wrong.
         mask: a file with the class of each pixel, or the shapes that make one; None elsewhere.
         size: width and height that the data state; None where they do not.
     """
@@ -63,6 +65,7 @@ class PictureRow:
     picture: Path | npt.NDArray[np.uint8]
     label: str = ""
     boxes: tuple[Box, ...] = ()
+    crowds: tuple[Box, ...] = ()
     mask: Path | tuple[Shape, ...] | None = None
     size: tuple[int, int] | None = None
 

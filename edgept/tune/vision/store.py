@@ -12,7 +12,7 @@ from PIL import Image
 from edgept.errors import EdgeptError, InvalidFileError
 from edgept.pictures import read_picture
 from edgept.tune.vision.masks import read_mask
-from edgept.tune.vision.rows import IGNORED, PictureData, PictureRow, malformed
+from edgept.tune.vision.rows import IGNORED, Box, PictureData, PictureRow, malformed
 
 __all__ = ["Store", "Target", "open_store"]
 
@@ -107,16 +107,24 @@ class Store:
         """The class of each pixel of the picture itself, (its height, its width)."""
         return read_mask(self.rows[index], self.labels, self.sizes[index], self._numbered)
 
+    def crowds(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Boxes around many objects: their classes (n,), and corners (n, 4) as shares of what is seen."""
+        return self._placed(self.rows[index].crowds, self.sizes[index])
+
+    def _placed(
+        self, boxes: Sequence[Box], size: tuple[int, int]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Classes (n,) int64, and corners (n, 4) float32 as shares of what is seen of a picture of a size."""
+        classes = torch.tensor([self.labels.index(box.label) for box in boxes], dtype=torch.int64)
+        corners = torch.tensor([box.corners for box in boxes]).reshape(-1, 4)
+        frame = self.frame(size)
+        return classes, corners / torch.tensor([*frame, *frame])
+
     def _target(
         self, row: PictureRow, size: tuple[int, int], input_size: tuple[int, int]
     ) -> Target:
         label = self.labels.index(row.label) if row.label else 0
-        classes = torch.tensor(
-            [self.labels.index(box.label) for box in row.boxes], dtype=torch.int64
-        )
-        corners = torch.tensor([box.corners for box in row.boxes]).reshape(-1, 4)
-        frame = self.frame(size)
-        corners = corners / torch.tensor([*frame, *frame])  # (objects, 4), shares of what is seen
+        classes, corners = self._placed(row.boxes, size)
         boxes = torch.cat(
             [(corners[:, :2] + corners[:, 2:]) / 2, corners[:, 2:] - corners[:, :2]], dim=1
         )
@@ -124,7 +132,7 @@ class Store:
         if row.mask is not None:
             found = Image.fromarray(read_mask(row, self.labels, size, self._numbered))
             extent = found.transform(
-                input_size, Image.Transform.EXTENT, (0, 0, *frame), fillcolor=IGNORED
+                input_size, Image.Transform.EXTENT, (0, 0, *self.frame(size)), fillcolor=IGNORED
             )
             mask = torch.from_numpy(np.array(extent))
         return Target(label, classes, boxes, mask)

@@ -102,7 +102,7 @@ def _objects(job: Job, outputs: Iterable[Outputs]) -> tuple[float, dict[str, flo
         total += float(loss) * len(targets)
         scores, classes = chances.max(dim=-1)  # (pictures, tokens or patches)
         corners = box_corners(boxes).cpu().clamp(min=0)  # (pictures, tokens, 4)
-        for index, (row, target) in enumerate(zip(rows, targets, strict=True)):
+        for index, row in enumerate(rows):
             size = job.held_out.sizes[row]
             frame = job.held_out.frame(size)
             ends = torch.tensor(
@@ -110,5 +110,14 @@ def _objects(job: Job, outputs: Iterable[Outputs]) -> tuple[float, dict[str, flo
             )  # of the picture in it
             own = (corners[index].minimum(ends), classes[index], scores[index])
             made.append(Found(*(tensor.cpu().numpy() for tensor in own)))
-            right.append(Found(box_corners(target.boxes).numpy(), target.classes.numpy()))
+            right.append(_to_be_found(targets[index], *job.held_out.crowds(row)))
     return total / len(right), average_precision(made, right, len(job.labels))
+
+
+def _to_be_found(target: Target, classes: torch.Tensor, corners: torch.Tensor) -> Found:
+    """A picture's objects, and behind them its crowds, of these classes (n,) and corners (n, 4)."""
+    return Found(
+        torch.cat([box_corners(target.boxes), corners]).numpy(),
+        torch.cat([target.classes, classes]).numpy(),
+        is_crowd=np.arange(len(target.classes) + len(classes)) >= len(target.classes),
+    )

@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from edgept.prompt import Prompt
 from edgept.tune.head import Head
+from edgept.tune.start import copy_start
 
-__all__ = ["QueryPrompt", "VisualPrompt"]
+__all__ = ["QueryPrompt", "VisualPrompt", "put_visual_start"]
 
 _HEAD_STD = 0.02  # as transformers draws a vision model's classifier
 
@@ -113,6 +115,24 @@ class QueryPrompt(VisualPrompt):
     def boxes(self, features: torch.Tensor) -> torch.Tensor:
         """The model's own boxes, (…, 4)."""
         return features[..., -4:]
+
+
+def put_visual_start(module: VisualPrompt, start: Prompt) -> None:
+    """Put a prompt's tensors where the training begins.
+
+    Raises:
+        IncompatibleError: its sizes are not the model's.
+    """
+    layers = {"head": module.head, "box": module.box}
+    places: dict[str, Any] = {
+        f"{name}.{part}": getattr(layer, part, None)
+        for name, layer in layers.items()
+        for part in ("weight", "bias")
+    }
+    places["prompt_embeds"] = module.prompt
+    tensors = {"head.bias": np.zeros(len(module.head.bias), np.float32), **start.tensors}
+    for name, array in tensors.items():
+        copy_start(places.get(name), array, name, start)
 
 
 def _fresh_head(inputs: int, outputs: int) -> Head:
