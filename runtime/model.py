@@ -2,82 +2,55 @@
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
-from functools import cached_property
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
 import numpy as np
 import numpy.typing as npt
 
-from edgept.bundle import (
-    SEQ2SEQ_TASK,
-    Manifest,
-    check_files,
-    check_weights,
-    find_bundle,
-    read_manifest,
-)
+from edgept.bundle import SEQ2SEQ_TASK, Manifest, check_files, find_bundle, read_manifest
 from edgept.errors import IncompatibleError, InvalidFileError, UsageError
 from edgept.prompt import Prompt, check_fits
 from edgept.prompt_source import load_prompt_source
-from edgept.runtime.beams import BeamOptions
-from edgept.runtime.calls import CALLS, refuse
-from edgept.runtime.content import Content, LoadedPrompt, encode_parts
+from edgept.runtime.bundle_checks import check_task, checking_weights
+from edgept.runtime.calls import refuse
+from edgept.runtime.content import LoadedPrompt
 from edgept.runtime.effect import check_effect, check_image_effect
 from edgept.runtime.forward import Forward
-from edgept.runtime.generation import Generation, GenerationStream
 from edgept.runtime.generator import Generator
 from edgept.runtime.graph import Graph
 from edgept.runtime.graph_guard import check_graph
-from edgept.runtime.options import GenerateOptions, read_options
-from edgept.runtime.perplexity import PERPLEXITY_WINDOW, perplexity
+from edgept.runtime.graph_vision import GraphVision
+from edgept.runtime.options import LoadOptions
 from edgept.runtime.reading import ReadingModel
 from edgept.runtime.residency import make_head, rows_and_keys, share_tensors
 from edgept.runtime.seeing import SeeingModel
 from edgept.runtime.seq2seq_generator import Seq2SeqGenerator
-from edgept.runtime.sights import CLASSIFIES, EMBEDS
+from edgept.runtime.sights import check_together
 from edgept.runtime.text import Tokenizer
-from edgept.runtime.vision import Vision
+from edgept.runtime.writing import WritingModel
 
 if TYPE_CHECKING:
     from edgept.runtime.c_engine import CModel
-    from edgept.runtime.chat import ChatTemplate
 
 __all__ = ["Model", "load"]
-
-# The fields without which a manifest says too little of its task.
-_NEEDED = {
-    "text-generation": ("kv",),
-    "feature-extraction": ("pooling",),
-    SEQ2SEQ_TASK: ("kv", "decoding"),
-    CLASSIFIES: ("image", "head_size"),
-    EMBEDS: ("image", "head_size"),
-    "zero-shot-object-detection": ("image", "head_size"),
-}
 
 
 @overload
 def load(
     bundle: str | os.PathLike[str] | None = None,
     *,
-    threads: int | None = None,
-    providers: Sequence[str] | None = None,
-    max_length: int | None = None,
-    check_hashes: bool = True,
     engine: Literal["python"] = "python",
+    **options: Unpack[LoadOptions],
 ) -> "Model": ...
 @overload
 def load(
     bundle: str | os.PathLike[str] | None = None,
     *,
-    threads: int | None = None,
-    providers: Sequence[str] | None = None,
-    max_length: int | None = None,
-    check_hashes: bool = True,
     engine: Literal["c"],
+    **options: Unpack[LoadOptions],
 ) -> "CModel": ...
 def load(
     bundle: str | os.PathLike[str] | None = None,
@@ -111,34 +84,26 @@ def load(
     """
     if engine not in ("python", "c"):
         raise UsageError(f"engine is {engine!r}, expected 'python' or 'c'.")
+    options = LoadOptions(
+        threads=threads, providers=providers, max_length=max_length, check_hashes=check_hashes
+    )
     if engine == "c":
         from edgept.runtime.c_engine import CModel  # ctypes: few programs need it
 
-        return CModel(
-            find_bundle(bundle),
-            threads=threads,
-            providers=providers,
-            max_length=max_length,
-            check_hashes=check_hashes,
-        )
-    return Model(
-        find_bundle(bundle),
-        threads=threads,
-        providers=providers,
-        max_length=max_length,
-        check_hashes=check_hashes,
-    )
+        return CModel(find_bundle(bundle), options)
+    return Model(find_bundle(bundle), options)
 
 
-class Model(ReadingModel, SeeingModel):
+class Model(WritingModel, ReadingModel, SeeingModel[LoadedPrompt]):
     """A frozen model whose task is chosen request by request, by the prompt in front of it.
 
     Several threads may use one model at once: a request keeps its state to itself, prompts never
     change after they are loaded, and onnxruntime's sessions are safe to run from many threads.
 
-    Which calls there are depends on the bundle's task; those of models that read and do not write
-    (`classify`, `tag`, `answer`, `embed`) are in `ReadingModel`, those of models that look at pictures
-    (`see`, `classify_image`, `segment`, `detect`, `embed_image`) in `SeeingModel`.
+    Which calls there are depends on the bundle's task; those of models that write (`generate`, `stream`,
+    `chat`) are in `WritingModel`, those of models that read and do not write (`classify`, `tag`, `answer`,
+    `embed`) in `ReadingModel`, those of models that look at pictures (`see`, `classify_image`, `segment`,
+    `detect`, `embed_image`) in `SeeingModel`.
 
     Attributes:
         bundle: its folder.
@@ -148,20 +113,14 @@ class Model(ReadingModel, SeeingModel):
         load_ms: time that loading took.
     """
 
-    def __init__(
-        self,
-        bundle: Path,
-        *,
-        threads: int | None,
-        providers: Sequence[str] | None,
-        max_length: int | None,
-        check_hashes: bool,
-    ) -> None:
+    def __init__(self, bundle: Path, options: LoadOptions) -> None:
         started = time.perf_counter()
+        threads, providers = options["threads"], options["providers"]
+        max_length, check_hashes = options["max_length"], options["check_hashes"]
         self.bundle = bundle
         self.manifest: Manifest = read_manifest(bundle)
         manifest = self.manifest
-        _check_task(manifest, bundle)
+        check_task(manifest, bundle)
         for name in manifest.graphs:
             if name not in manifest.files:
                 raise InvalidFileError(
@@ -179,7 +138,7 @@ class Model(ReadingModel, SeeingModel):
                 f"max_length is {max_length}; {manifest.source} was made for sequences of 1 to "
                 f"{manifest.max_positions} tokens."
             )
-        with _checking_weights(bundle, manifest) if check_hashes else nullcontext():
+        with checking_weights(bundle, manifest) if check_hashes else nullcontext():
             for name in manifest.graphs:
                 check_graph(bundle / name, manifest.files.keys())
             self.tokenizer = Tokenizer.from_bundle(bundle)
@@ -188,11 +147,13 @@ class Model(ReadingModel, SeeingModel):
                 for name in manifest.graphs
             ]
         self._graph = graphs[-1]
-        self._runner: Forward | Generator | Seq2SeqGenerator | Vision
+        self._runner: Forward | Generator | Seq2SeqGenerator | GraphVision
+        self._vision: GraphVision | None = None
         if manifest.image is not None:
             from edgept.pictures import Preprocessor  # Pillow: models of text do without
 
-            self._runner = Vision(self._graph, manifest, Preprocessor.from_bundle(bundle))
+            self._vision = GraphVision(self._graph, manifest, Preprocessor.from_bundle(bundle))
+            self._runner = self._vision
         elif manifest.task == SEQ2SEQ_TASK:
             encoder, decoder = graphs
             self._runner = Seq2SeqGenerator(
@@ -249,14 +210,14 @@ class Model(ReadingModel, SeeingModel):
                 f"sequence here is {self.max_length}: no room is left for a text."
             )
         runner = self._runner
-        keys_and_values = _no_keys if isinstance(runner, Vision) else runner.keys_and_values
+        keys_and_values = _no_keys if isinstance(runner, GraphVision) else runner.keys_and_values
         rows, kv = rows_and_keys(prompt, self.manifest, keys_and_values, owned=owned)
         head = make_head(prompt, self.manifest, owned=owned)
         resident = share_tensors(prompt, rows, kv, head)
         loaded = LoadedPrompt(resident, rows, kv, (time.perf_counter() - started) * 1e3, self, head)
         kind = "prompt_kv" if rows is None else "prompt_embeds"
         if loaded.num_virtual_tokens and kind not in self._effective:
-            if isinstance(runner, Vision):
+            if isinstance(runner, GraphVision):
                 is_seen = check_image_effect(runner.probe, loaded, self.bundle)
             else:
                 is_seen = check_effect(runner, loaded, self.manifest.vocab_size, self.bundle)
@@ -264,189 +225,37 @@ class Model(ReadingModel, SeeingModel):
                 self._effective.add(kind)
         return loaded
 
-    def generate(
-        self,
-        content: Content,
-        *,
-        prompt: LoadedPrompt | None = None,
-        **options: Unpack[GenerateOptions],
-    ) -> Generation:
-        """Generate a continuation.
+    def image_outputs(
+        self, pixel_values: npt.NDArray[Any], prompts: Sequence[LoadedPrompt | None]
+    ) -> dict[str, npt.NDArray[np.float32]]:
+        """What the graph gives, for pictures that are numbers already.
 
         Args:
-            content: a text, a list of token ids, or a list of both with loaded prompts anywhere:
-                `[spanish, "text", support, "more text"]`. What `chat` returns, too. Special tokens
-                are added to the first text only, as peft's users do.
-            prompt: put in front of the content; None is the plain model.
-            **options: see `GenerateOptions`: max_new_tokens, temperature, stop and so on.
-
-        Raises:
-            UsageError: an argument is out of range, or the request does not fit.
-            EdgeptError: the sequence is full and on_full is "error", or onnxruntime failed.
-        """
-        self._writer("generate")
-        stream = self.stream(content, prompt=prompt, **options)
-        for _ in stream:
-            pass
-        if stream.result is None:
-            raise AssertionError("a stream that has ended has a result")
-        return stream.result
-
-    def stream(
-        self,
-        content: Content,
-        *,
-        prompt: LoadedPrompt | None = None,
-        **options: Unpack[GenerateOptions],
-    ) -> GenerationStream:
-        """Generate piece by piece: iterate for the text, then read `.result`. Arguments as `generate`."""
-        started = time.perf_counter()
-        writer = self._writer("stream")
-        sampling, limits, beams = read_options(self.manifest.eos_token_ids, **options)
-        request = self._compose(content, prompt)
-        times = {"load_ms": self.load_ms, "started": started}
-        if isinstance(writer, Seq2SeqGenerator):
-            return writer.stream(request, sampling, limits, beams, **times)
-        _refuse_beams(beams)
-        return writer.stream(request, sampling, limits, **times)
-
-    def generate_batch(
-        self,
-        requests: Iterable[tuple[Content, LoadedPrompt | None]],
-        **options: Unpack[GenerateOptions],
-    ) -> list[Generation]:
-        """Generate for many requests together, each row under a prompt of its own.
-
-        Args:
-            requests: (content, prompt) pairs; contents as in `generate`, prompts may be None.
-            **options: of each row, see `GenerateOptions`; row i samples with seed + i.
+            pixel_values: (pictures, 3, height, width), normalised.
+            prompts: one a picture, with equally many layers of rows and equally many rows, all with a head
+                or none, and with equal box layers; or all None.
 
         Returns:
-            One generation a request, in their order, each with the tokens that it has alone.
-        """
-        started = time.perf_counter()
-        writer = self._writer("generate_batch")
-        sampling, limits, beams = read_options(self.manifest.eos_token_ids, **options)
-        composed = [self._compose(content, prompt) for content, prompt in requests]
-        times = {"load_ms": self.load_ms, "started": started}
-        if isinstance(writer, Seq2SeqGenerator):
-            return writer.batch(composed, sampling, limits, beams, **times)
-        _refuse_beams(beams)
-        return writer.batch(composed, sampling, limits, **times)
-
-    def logits(
-        self, content: Content, *, prompt: LoadedPrompt | None = None
-    ) -> npt.NDArray[np.float32]:
-        """Logits at every position of the content: row i predicts what follows its i-th token.
-
-        Returns:
-            (tokens, vocabulary) float32; a leading prompt has no rows of its own, since it is not run.
-        """
-        return self._generator("logits").logits(self._compose(content, prompt))
-
-    def perplexity(self, text: str, *, prompt: LoadedPrompt | None = None) -> float:
-        """Perplexity of a text, in windows of at most 512 tokens, each with its first token given.
+            logits (pictures, 1 + P + N, classes), those of several heads side by side; boxes (pictures,
+            1 + P + N, 4), centre x, centre y, width and height as shares of the picture; features
+            (pictures, 1 + P + N, head_size). The first position is the picture's own, P are virtual
+            tokens, N patches row by row.
 
         Raises:
-            UsageError: the text has fewer than two tokens, or the bundle has no tokenizer.
+            UsageError: the bundle is no image model's, or pictures or prompts do not go together.
         """
-        self._generator("perplexity")
-        ids = self._compose(text, None).ids
-        room = self.max_length - (prompt.num_virtual_tokens if prompt else 0)
-        window = min(room, PERPLEXITY_WINDOW)
-        return perplexity(ids, window, lambda chunk: self.logits(chunk, prompt=prompt))
-
-    def chat(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        *,
-        tools: Sequence[Mapping[str, Any]] | None = None,
-        add_generation_prompt: bool = True,
-        **variables: Any,
-    ) -> Content:
-        """Render messages with the bundle's chat template; pass the result to `generate`.
-
-        Args:
-            messages: `{"role": …, "content": …}`; a content may be a list that holds loaded
-                prompts among its texts, and they stand exactly there.
-            tools: what the template offers the model to call.
-            add_generation_prompt: end where the assistant's turn begins.
-            **variables: that the template knows, `enable_thinking=False`.
-
-        Raises:
-            UsageError: the bundle has no chat template, or the template refuses the messages.
-            UntrustedError: the template tries to leave its sandbox.
-        """
-        if isinstance(self._runner, Vision):
-            refuse("chat", self.manifest.task)
-        if self.tokenizer is None:
-            raise UsageError("chat needs a tokenizer, and this bundle has none.")
-        rendered = self._chat_template.render_parts(
-            messages, tools=tools, add_generation_prompt=add_generation_prompt, **variables
-        )
-        return encode_parts(rendered, self.tokenizer)
-
-    @cached_property
-    def _chat_template(self) -> "ChatTemplate":
-        from edgept.runtime.chat import ChatTemplate  # Jinja: not every program chats
-
-        return ChatTemplate.from_bundle(self.bundle)
-
-    def _writer(self, call: str) -> Generator | Seq2SeqGenerator:
-        if isinstance(self._runner, (Forward, Vision)):
-            refuse(call, self.manifest.task)
-        return self._runner
-
-    def _generator(self, call: str) -> Generator:
-        if not isinstance(self._runner, Generator):
-            refuse(call, self.manifest.task)
-        return self._runner
-
-    def _seq2seq(self, call: str) -> Seq2SeqGenerator:
-        if not isinstance(self._runner, Seq2SeqGenerator):
-            refuse(call, self.manifest.task)
-        return self._runner
-
-
-@contextmanager
-def _checking_weights(bundle: Path, manifest: Manifest) -> Iterator[None]:
-    """Compare the weights' hash, which takes longest, while the graph is loaded.
-
-    Nothing parses weights, and no request runs before the hash is known. What a wrong file made fail
-    meanwhile is not the news: its hash is.
-    """
-    with ThreadPoolExecutor(1, "edgept-check") as pool:
-        check = pool.submit(check_weights, bundle, manifest)
-        try:
-            yield
-        finally:
-            check.result()
-
-
-def _check_task(manifest: Manifest, bundle: Path) -> None:
-    if manifest.task not in CALLS:
-        raise IncompatibleError(
-            f"{bundle} is a bundle for {manifest.task}; this version runs {', '.join(CALLS)}. Use "
-            "the edgept version that exported it."
-        )
-    for needed in _NEEDED.get(manifest.task, ("head_size",)):
-        if getattr(manifest, needed) is None:
-            raise InvalidFileError(
-                "manifest-malformed",
-                f"{bundle}: the manifest of a bundle for {manifest.task} lacks its {needed}. Export the "
-                "model again.",
+        vision = self._vision
+        if vision is None:
+            refuse("image_outputs", self.manifest.task)
+        shape = (len(prompts), 3, vision.image.height, vision.image.width)
+        if np.shape(pixel_values) != shape:
+            raise UsageError(
+                f"pixel_values has shape {np.shape(pixel_values)}, expected {shape}: a picture for each "
+                "prompt, as the bundle's preprocessor makes it."
             )
+        check_together(prompts)
+        return vision.outputs(np.asarray(pixel_values), prompts)
 
 
 def _no_keys(_: npt.NDArray[Any]) -> None:
     """A model of images keeps no keys and values: the rows are run with every picture."""
-
-
-def _refuse_beams(beams: BeamOptions) -> None:
-    """A decoder-only model's cache is extended in place, so its rows cannot change places."""
-    if beams.num_beams not in (None, 1) or set(beams.given) - {"num_beams"}:
-        raise UsageError(
-            f"{beams.given[0]} is for beam search, which runs on bundles of encoder-decoders "
-            f"({SEQ2SEQ_TASK}) only: a decoder-only model's keys and values are extended in place. Leave "
-            "it out."
-        )
