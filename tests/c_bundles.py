@@ -2,7 +2,8 @@
 
 Those that the tests have exported to $EDGEPT_TEST_BUNDLES are not exported again.
 
-Each is a folder FOLDER/NAME with a bundle and the prompt files 0.safetensors, 1.safetensors, ...
+Each is a folder FOLDER/NAME with a bundle and the prompt files 0.safetensors, 1.safetensors, ...; of an image model
+also with a picture, pixels.f32.
 """
 
 import os
@@ -82,8 +83,12 @@ def prompts(manifest: Manifest) -> list[Prompt]:
 
 def write_prompts(place: Path) -> None:
     """Write them beside a bundle, which is whole then."""
-    for number, prompt in enumerate(prompts(read_manifest(place / "bundle"))):
+    manifest = read_manifest(place / "bundle")
+    for number, prompt in enumerate(prompts(manifest)):
         write_prompt(prompt, place / f"{number}.safetensors", overwrite=True)
+    if manifest.image is not None:
+        shape = 3, manifest.image.height, manifest.image.width
+        np.random.default_rng(0).standard_normal(shape, np.float32).tofile(place / "pixels.f32")
     (place / "done").touch()
 
 
