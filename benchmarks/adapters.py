@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgept.bundle import SEQ2SEQ_TASK
+from edgept.manifest import SEQ2SEQ_TASK
 
 __all__ = [
     "METHODS",

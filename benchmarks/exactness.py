@@ -23,8 +23,8 @@ from benchmarks.adapters import (
     make_adapter,
 )
 from benchmarks.families import Family, place_in_group, save_model
-from edgept.bundle import SEQ2SEQ_TASK
 from edgept.errors import EdgeptError
+from edgept.manifest import SEQ2SEQ_TASK
 from edgept.runtime.content import LoadedPrompt
 from edgept.runtime.model import Model, load
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgept.bundle import SEQ2SEQ_TASK
+from edgept.manifest import SEQ2SEQ_TASK
 
 __all__ = ["FAMILIES", "GROUPS", "Family", "place_in_group", "save_model"]
 

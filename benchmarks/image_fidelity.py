@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from benchmarks.claim import table
 from benchmarks.exactness import TOLERANCE
-from edgept.bundle import IMAGE_TASKS
+from edgept.manifest import IMAGE_TASKS
 from edgept.prompt import Prompt
 from edgept.runtime.content import LoadedPrompt
 from edgept.runtime.model import Model, load

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from edgept.atomic import write_bytes
-from edgept.bundle import Manifest
 from edgept.errors import IncompatibleError, MissingDependencyError
+from edgept.manifest import Manifest
 from edgept.prompt import Prompt, check_fits
 
 __all__ = ["write_onnx_adapter"]

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from edgept.bundle import ImageGeometry, Manifest
 from edgept.errors import IncompatibleError
+from edgept.manifest import ImageGeometry, Manifest
 
 __all__ = ["Prompt", "check_fits", "names_other_base"]
 

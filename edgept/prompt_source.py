@@ -20,20 +20,20 @@ import numpy as np
 import numpy.typing as npt
 
 from edgept import __version__
-from edgept.bundle import IMAGE_TASKS, SEQ2SEQ_TASK, Manifest
 from edgept.errors import IncompatibleError, InvalidFileError, UsageError
 from edgept.formats.npy_file import read_npy
 from edgept.formats.reason import Reason
 from edgept.formats.regular_file import open_regular
 from edgept.formats.safetensors_strict import METADATA_KEY, Header, read_header, read_tensors
 from edgept.formats.torch_checkpoint import read_torch_checkpoint
-from edgept.peft_folder import (
+from edgept.manifest import IMAGE_TASKS, SEQ2SEQ_TASK, Manifest
+from edgept.peft_folder import read_peft_folder
+from edgept.peft_tensors import (
     CONFIG_NAME,
     PEFT_KEYS,
     WEIGHT_NAMES,
     combine_multitask,
     read_head,
-    read_peft_folder,
     rows_to_kv,
 )
 from edgept.prompt import Prompt, check_fits

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from edgept import __version__
-from edgept.bundle import Manifest
 from edgept.errors import UsageError
 from edgept.export.class_head import PLAIN_TEMPLATE, open_text_tower
 from edgept.export.fingerprint import fingerprint
 from edgept.export.source import find_model, load_frozen
+from edgept.manifest import Manifest
 from edgept.prompt import Prompt, check_fits
 
 __all__ = ["class_prompt"]

@@ -11,7 +11,6 @@ import onnx_ir as ir
 import torch
 from torch import nn
 
-from edgept.bundle import KVGeometry
 from edgept.export.encoder_exporter import head_inputs
 from edgept.export.torch_exporter import (
     decode,
@@ -22,6 +21,7 @@ from edgept.export.torch_exporter import (
     virtual_embeds,
 )
 from edgept.export.tracing import trace
+from edgept.manifest import KVGeometry
 
 __all__ = ["DecoderClassifier", "export_decoder_classifier"]
 

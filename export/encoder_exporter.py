@@ -13,12 +13,12 @@ from torch import nn
 from torch.func import functional_call
 from transformers import DynamicCache
 
-from edgept.bundle import KVGeometry
 from edgept.export import attention_layout
 from edgept.export.families import EncoderFamily
 from edgept.export.heads import head_layers, head_tensors, task_of
 from edgept.export.torch_exporter import prompt_input, virtual_embeds
 from edgept.export.tracing import Dims, GraphInput, trace
+from edgept.manifest import KVGeometry
 
 __all__ = [
     "PromptedEncoder",

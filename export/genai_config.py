@@ -6,7 +6,7 @@ The builder writes its own for the models that it knows. The keys are onnxruntim
 import json
 from pathlib import Path
 
-from edgept.bundle import Manifest
+from edgept.manifest import Manifest
 
 __all__ = ["write_genai_config"]
 

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from edgept.bundle import KVGeometry
 from edgept.errors import ExportError
+from edgept.manifest import KVGeometry
 
 __all__ = [
     "add_logits_to_keep",

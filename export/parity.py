@@ -7,7 +7,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from edgept.bundle import SEQ2SEQ_TASK
 from edgept.errors import ExportError, UsageError
 from edgept.export.data_parity import compare_rows
 from edgept.export.forward_parity import measure_forward, reference_output
@@ -19,6 +18,7 @@ from edgept.export.generation_parity import (
 from edgept.export.seq2seq_parity import measure_seq2seq
 from edgept.export.tally import TOLERANCE, Parity, Tally
 from edgept.export.vision_parity import measure_vision
+from edgept.manifest import SEQ2SEQ_TASK
 from edgept.runtime.content import LoadedPrompt
 from edgept.runtime.model import Model
 

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from edgept.bundle import ImageGeometry
 from edgept.errors import ExportError
 from edgept.export.families import VisionFamily
+from edgept.manifest import ImageGeometry
 
 __all__ = ["PromptedVision"]
 

@@ -12,11 +12,11 @@ from torch import nn
 from transformers import DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
-from edgept.bundle import KVGeometry
 from edgept.errors import ExportError
 from edgept.export.families import Seq2SeqFamily
 from edgept.export.torch_exporter import prompt_input, virtual_embeds
 from edgept.export.tracing import Dims, GraphInput, trace
+from edgept.manifest import KVGeometry
 
 __all__ = ["CrossDecoder", "PromptedEncoder", "export_seq2seq", "probe_seq2seq_kv"]
 

@@ -12,9 +12,9 @@ import numpy.typing as npt
 import torch
 from transformers import DynamicCache, EncoderDecoderCache
 
-from edgept.bundle import SEQ2SEQ_TASK
 from edgept.export.random_prompts import random_prefix, random_rows
 from edgept.export.tally import Tally
+from edgept.manifest import SEQ2SEQ_TASK
 from edgept.prompt import Prompt
 from edgept.runtime.content import LoadedPrompt
 from edgept.runtime.model import Model

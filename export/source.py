@@ -25,11 +25,11 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
 )
 
-from edgept.bundle import SEQ2SEQ_TASK
 from edgept.errors import ExportError, UsageError
 from edgept.export.families import ENCODERS, SEQ2SEQ, VISION, EncoderFamily, VisionFamily
 from edgept.export.heads import find_layers
 from edgept.export.image_preprocessor import adopt_preprocessor
+from edgept.manifest import SEQ2SEQ_TASK
 
 __all__ = ["SUPPORTED_TASKS", "ModelSource", "find_model", "load_frozen"]
 

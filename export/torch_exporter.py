@@ -12,10 +12,10 @@ import torch
 from torch import nn
 from transformers import DynamicCache
 
-from edgept.bundle import KVGeometry
 from edgept.errors import ExportError
 from edgept.export.families import ENCODERS
 from edgept.export.tracing import Dims, GraphInput, trace
+from edgept.manifest import KVGeometry
 
 __all__ = [
     "PromptedDecoder",

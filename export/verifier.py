@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from edgept.bundle import SEQ2SEQ_TASK
 from edgept.errors import ExportError, IncompatibleError, UsageError
 from edgept.export.chatter import logged
 from edgept.export.data_parity import compare_rows, read_rows
@@ -22,6 +21,7 @@ from edgept.export.seq2seq_verifier import compare_answers
 from edgept.export.source import find_model, load_frozen
 from edgept.export.tally import TOLERANCE, Parity, Tally
 from edgept.export.vision_parity import compare_pictures
+from edgept.manifest import SEQ2SEQ_TASK
 from edgept.prompt_source import load_prompt_source
 from edgept.runtime.content import LoadedPrompt
 from edgept.runtime.model import Model, load

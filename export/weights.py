@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from edgept.bundle import SEQ2SEQ_TASK
 from edgept.errors import UsageError
+from edgept.manifest import SEQ2SEQ_TASK
 
 __all__ = ["BLOCK_SIZES", "HEAD_PRECISIONS", "PRECISIONS", "WeightFormat"]
 

@@ -5,8 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from edgept.bundle import SEQ2SEQ_TASK, Manifest, check_weights
+from edgept.bundle import check_weights
 from edgept.errors import IncompatibleError, InvalidFileError
+from edgept.manifest import SEQ2SEQ_TASK, Manifest
 from edgept.runtime.calls import CALLS
 from edgept.runtime.sights import CLASSIFIES, EMBEDS
 

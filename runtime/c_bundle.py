@@ -7,8 +7,8 @@ from ctypes import byref, c_void_p
 from pathlib import Path
 from typing import Any
 
-from edgept.bundle import Manifest
 from edgept.errors import UsageError
+from edgept.manifest import Manifest
 from edgept.runtime.c_header import CBundleOptions, CProvider
 from edgept.runtime.c_library import CHandle, call, load_c_library, to_path
 from edgept.runtime.options import LoadOptions

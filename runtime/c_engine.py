@@ -10,7 +10,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from edgept.bundle import Manifest, read_manifest
+from edgept.bundle import read_manifest
+from edgept.manifest import Manifest
 from edgept.prompt import Prompt
 from edgept.runtime.c_bundle import CBundle
 from edgept.runtime.c_prompt import CPrompt, load_prompt

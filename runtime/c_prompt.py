@@ -9,10 +9,10 @@ from itertools import count, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgept.bundle import Manifest
 from edgept.errors import EdgeptError, InvalidFileError
 from edgept.formats.regular_file import open_regular
 from edgept.formats.safetensors_strict import METADATA_KEY, read_header
+from edgept.manifest import Manifest
 from edgept.prompt import Prompt
 from edgept.prompt_file import FORMAT, MAX_BYTES, MIN_BYTES, format_prompt
 from edgept.prompt_source import bind, load_prompt_source

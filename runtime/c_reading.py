@@ -10,8 +10,8 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from edgept.bundle import SEQ2SEQ_TASK, Manifest
 from edgept.latency import Latency
+from edgept.manifest import SEQ2SEQ_TASK, Manifest
 from edgept.runtime.c_bundle import CBundle
 from edgept.runtime.c_header import CClassification, COutputs
 from edgept.runtime.c_library import copied

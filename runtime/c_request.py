@@ -10,9 +10,10 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from edgept.bundle import TABLE_NAME, Manifest
+from edgept.bundle import TABLE_NAME
 from edgept.errors import UsageError
 from edgept.latency import Latency
+from edgept.manifest import Manifest
 from edgept.runtime.c_header import CGenerateOptions, CLatency, CText
 from edgept.runtime.c_library import CHandle, call
 from edgept.runtime.c_prompt import CPrompt

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from edgept.bundle import Manifest
+from edgept.manifest import Manifest
 from edgept.runtime.c_bundle import CBundle
 from edgept.runtime.c_header import CSight
 from edgept.runtime.c_library import copied

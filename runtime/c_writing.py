@@ -10,8 +10,8 @@ from typing import Unpack
 import numpy as np
 import numpy.typing as npt
 
-from edgept.bundle import SEQ2SEQ_TASK, Manifest
 from edgept.errors import EdgeptError
+from edgept.manifest import SEQ2SEQ_TASK, Manifest
 from edgept.runtime.c_bundle import CBundle
 from edgept.runtime.c_header import ON_TEXT, ON_TOKEN, CGeneration
 from edgept.runtime.c_library import copied

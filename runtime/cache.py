@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgept.bundle import KVGeometry
+from edgept.manifest import KVGeometry
 from edgept.runtime.content import LoadedPrompt
 from edgept.runtime.graph import Graph
 from edgept.runtime.kv_pool import KVBuffer

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgept.bundle import Manifest
+from edgept.manifest import Manifest
 from edgept.runtime.cache import Cache, GrowingCache, SharedCache
 from edgept.runtime.content import Input, check_length
 from edgept.runtime.graph import Graph

@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from edgept.bundle import Manifest
 from edgept.errors import EdgeptError, InvalidFileError, UsageError
 from edgept.latency import Latency
+from edgept.manifest import Manifest
 from edgept.runtime.batching import pieces, shared_table
 from edgept.runtime.content import Head, Input, LoadedPrompt, check_length
 from edgept.runtime.graph import Graph

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgept.bundle import Manifest
+from edgept.manifest import Manifest
 from edgept.runtime.content import Input
 from edgept.runtime.decoder import Decoder
 from edgept.runtime.generation import Generation, GenerationStream, Limits, generate_rows

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgept.bundle import Manifest
 from edgept.errors import EdgeptError, InvalidFileError, UsageError
+from edgept.manifest import Manifest
 from edgept.runtime.requirements import import_onnxruntime
 
 __all__ = ["Graph"]

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from edgept.bundle import Manifest
 from edgept.errors import EdgeptError
+from edgept.manifest import Manifest
 from edgept.runtime.content import Head, LoadedPrompt
 from edgept.runtime.graph import Graph
 from edgept.runtime.sights import CLASSIFIES, Sight, head_of, pieces, table_of

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgept.bundle import KVGeometry
+from edgept.manifest import KVGeometry
 from edgept.runtime.content import LoadedPrompt
 
 __all__ = ["BoundStep", "KVBuffer", "KVPool"]

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 import numpy as np
 import numpy.typing as npt
 
-from edgept.bundle import SEQ2SEQ_TASK, Manifest, check_files, find_bundle, read_manifest
+from edgept.bundle import check_files, find_bundle, read_manifest
 from edgept.errors import IncompatibleError, InvalidFileError, UsageError
+from edgept.manifest import SEQ2SEQ_TASK, Manifest
 from edgept.prompt import Prompt, check_fits
 from edgept.prompt_source import load_prompt_source
 from edgept.runtime.bundle_checks import check_task, checking_weights
@@ -101,9 +102,9 @@ class Model(WritingModel, ReadingModel, SeeingModel[LoadedPrompt]):
     change after they are loaded, and onnxruntime's sessions are safe to run from many threads.
 
     Which calls there are depends on the bundle's task; those of models that write (`generate`, `stream`,
-    `chat`) are in `WritingModel`, those of models that read and do not write (`classify`, `tag`, `answer`,
-    `embed`) in `ReadingModel`, those of models that look at pictures (`see`, `classify_image`, `segment`,
-    `detect`, `embed_image`) in `SeeingModel`.
+    `logits`, `perplexity`, `chat`) are in `WritingModel`, those of models that read (`classify`, `tag`,
+    `answer`, `embed`) in `ReadingModel`, those of models that look at pictures (`see`, `classify_image`,
+    `segment`, `detect`, `embed_image`) in `SeeingModel`.
 
     Attributes:
         bundle: its folder.

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgept.bundle import Manifest
+from edgept.manifest import Manifest
 from edgept.prompt import Prompt
 from edgept.runtime.content import Head
 

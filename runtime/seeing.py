@@ -15,7 +15,7 @@ from edgept.runtime.sights import CLASSIFIES, DETECTS, EMBEDS, SEGMENTS, PromptT
 from edgept.runtime.vision import Seen, Vision
 
 if TYPE_CHECKING:
-    from edgept.bundle import ImageGeometry, Manifest
+    from edgept.manifest import ImageGeometry, Manifest
     from edgept.pictures import Picture
 
 __all__ = ["SeeingModel", "Sighting"]

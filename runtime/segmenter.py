@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from edgept.bundle import ImageGeometry
 from edgept.latency import Latency
+from edgept.manifest import ImageGeometry
 from edgept.runtime.forward import softmax
 from edgept.runtime.vision import Seen
 

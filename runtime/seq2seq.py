@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgept.bundle import Manifest
 from edgept.errors import UsageError
+from edgept.manifest import Manifest
 from edgept.runtime.content import Input, check_length
 from edgept.runtime.graph import Graph
 from edgept.runtime.rules import apply_rules

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgept.bundle import Manifest
 from edgept.errors import UsageError
+from edgept.manifest import Manifest
 from edgept.runtime.beam_stream import BeamStream, search_rows
 from edgept.runtime.beams import BeamOptions
 from edgept.runtime.content import Input

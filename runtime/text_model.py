@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from edgept.runtime.content import Content, Input, LoadedPrompt, compose
 
 if TYPE_CHECKING:
-    from edgept.bundle import Manifest
+    from edgept.manifest import Manifest
     from edgept.runtime.encoding import EncodedText
     from edgept.runtime.forward import Forward
     from edgept.runtime.generator import Generator

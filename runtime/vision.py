@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from edgept.bundle import ImageGeometry, Manifest
 from edgept.errors import InvalidFileError
 from edgept.latency import Latency
+from edgept.manifest import ImageGeometry, Manifest
 from edgept.runtime.sights import CLASSIFIES, DETECTS, EMBEDS, SEGMENTS, PromptT, Sight
 
 if TYPE_CHECKING:

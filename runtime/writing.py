@@ -1,4 +1,4 @@
-"""The calls on a model that writes: generate, stream, in batches, its logits, and chat."""
+"""The calls on a model that writes: generate, stream, in batches, logits, perplexity, chat."""
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Unpack
 import numpy as np
 import numpy.typing as npt
 
-from edgept.bundle import SEQ2SEQ_TASK
 from edgept.errors import UsageError
+from edgept.manifest import SEQ2SEQ_TASK
 from edgept.runtime.beams import BeamOptions
 from edgept.runtime.calls import refuse
 from edgept.runtime.content import Content, LoadedPrompt, encode_parts
@@ -28,7 +28,7 @@ __all__ = ["WritingModel"]
 
 
 class WritingModel(TextModel):
-    """What `Model` offers on bundles of decoder-only models and encoder-decoders."""
+    """What `Model` offers on bundles of decoders and of encoder-decoders."""
 
     def generate(
         self,

@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from edgept.bundle import MANIFEST_NAME, Manifest, read_manifest
+from edgept.bundle import MANIFEST_NAME, read_manifest
 from edgept.export import export_model
+from edgept.manifest import Manifest
 from edgept.prompt import Prompt
 from edgept.prompt_file import write_prompt
 from tests.conftest import tiny_model, tiny_tokenizer

@@ -267,14 +267,14 @@ def tiny_tokenizer() -> Any:
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """A function from a kind to its saved model, made at the first call."""
+    from tests.seq2seq_models import KINDS, save_seq2seq
+
     folders: dict[str, Path] = {}
 
     def folder(kind: str) -> Path:
         if kind not in folders:
             path = tmp_path_factory.mktemp("models") / kind
-            if kind == "t5":
-                from tests.seq2seq_models import save_seq2seq
-
+            if kind in KINDS:
                 save_seq2seq(kind, path)
             else:
                 tiny_model(kind).save_pretrained(path)

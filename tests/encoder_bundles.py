@@ -12,11 +12,11 @@ from edgept.bundle import (
     HASHES_NAME,
     MANIFEST_NAME,
     TABLE_NAME,
-    BundleFile,
     hash_file,
     read_manifest,
     to_hashes,
 )
+from edgept.manifest import BundleFile
 from edgept.runtime.content import LoadedPrompt
 from edgept.runtime.text import Tokenizer
 from tests.conftest import VOCABULARY

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 import edgept
-from edgept.bundle import Manifest
 from edgept.errors import EdgeptError, InvalidFileError
+from edgept.manifest import Manifest
 from edgept.prompt import Prompt
 from edgept.prompt_file import format_prompt
 from edgept.runtime.c_engine import CModel

@@ -13,16 +13,7 @@ from typing import Any
 import pytest
 
 import edgept
-from edgept.bundle import (
-    MANIFEST_NAME,
-    BundleFile,
-    KVGeometry,
-    Manifest,
-    check_files,
-    find_bundle,
-    hash_file,
-    read_manifest,
-)
+from edgept.bundle import MANIFEST_NAME, check_files, find_bundle, hash_file, read_manifest
 from edgept.errors import (
     EdgeptError,
     IncompatibleError,
@@ -30,6 +21,7 @@ from edgept.errors import (
     UntrustedError,
     UsageError,
 )
+from edgept.manifest import BundleFile, KVGeometry, Manifest
 
 MANIFEST = Manifest(
     source="tiny",

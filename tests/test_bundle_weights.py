@@ -11,8 +11,9 @@ import pytest
 
 import edgept
 from edgept import Prompt
-from edgept.bundle import MANIFEST_NAME, BundleFile, hash_file, read_manifest
+from edgept.bundle import MANIFEST_NAME, hash_file, read_manifest
 from edgept.errors import ExportError, UntrustedError
+from edgept.manifest import BundleFile
 
 pytest.importorskip("torch", reason="needs the workstation's extra")
 
@@ -23,7 +24,7 @@ from edgept.export.dequantize import QuantizedMatrix, is_quantized, read_quantiz
 from edgept.export.fingerprint import fingerprint
 from edgept.export.source import find_model, load_frozen
 from edgept.tune.bundle_weights import bundle_weights, put_weights
-from tests.seq2seq_models import logits, save_seq2seq
+from tests.seq2seq_models import logits
 
 IDS = [1, *range(40, 100, 3), 2]
 # (model, precision, task, parameters that are quantised): fused and tied; transposed; an encoder
@@ -125,11 +126,10 @@ def test_kernels_that_round_activations_are_still_nearer(
         assert np.abs(run_torch(model) - device).mean() < own / 4
 
 
-def test_both_graphs_of_an_encoder_decoder_are_read(tmp_path: Path) -> None:
-    from edgept.export import export_model
-
-    folder, bundle = save_seq2seq("t5", tmp_path / "model"), tmp_path / "bundle"
-    export_model(str(folder), bundle, precision="int4", verify=False)
+def test_both_graphs_of_an_encoder_decoder_are_read(
+    model_folder: Callable[[str], Path], bundle_of: Callable[..., Path]
+) -> None:
+    folder, bundle = model_folder("t5"), bundle_of("t5", "int4")
     answer = [5, 9, 11, 30]
     device = edgept.load(bundle)
     expected = device._seq2seq("logits").logits(device._compose(IDS, None), answer)

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 import edgept
-from edgept.bundle import MANIFEST_NAME, Manifest, read_manifest
+from edgept.bundle import MANIFEST_NAME, read_manifest
+from edgept.manifest import Manifest
 from edgept.prompt import Prompt
 from edgept.prompt_file import write_prompt
 from edgept.runtime import c_library

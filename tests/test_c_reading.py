@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import edgept
-from edgept.bundle import Manifest
+from edgept.manifest import Manifest
 from edgept.prompt import Prompt
 from edgept.prompt_file import write_prompt
 from tests.c_library import CModel, CStatusError

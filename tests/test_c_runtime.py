@@ -14,7 +14,8 @@ import numpy.typing as npt
 import pytest
 
 import edgept
-from edgept.bundle import HASHES_NAME, Manifest
+from edgept.bundle import HASHES_NAME
+from edgept.manifest import Manifest
 from edgept.prompt import Prompt
 from edgept.prompt_file import write_prompt
 from edgept.runtime.c_header import ON_TOKEN

@@ -14,9 +14,10 @@ import numpy.typing as npt
 import pytest
 
 import edgept
-from edgept.bundle import ImageGeometry, Manifest, read_manifest
+from edgept.bundle import read_manifest
 from edgept.errors import EdgeptError, InvalidFileError
 from edgept.latency import Latency
+from edgept.manifest import ImageGeometry, Manifest
 from edgept.prompt import check_fits
 from edgept.prompt_file import parse_prompt, write_prompt
 from edgept.runtime.c_header import CClassification, CDetections, CSegmentation, CSight, CText

@@ -1,6 +1,7 @@
 """Encoder-decoders in C against the Python runtime, greedy, under their own rules."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,14 +9,14 @@ import numpy as np
 import pytest
 
 import edgept
-from edgept.bundle import SEQ2SEQ_TASK, Manifest
+from edgept.manifest import SEQ2SEQ_TASK, Manifest
 from edgept.prompt import Prompt
 from edgept.prompt_file import write_prompt
 from tests.c_library import CModel, CStatusError
 
 pytest.importorskip("torch", reason="needs edgept[export]")
 
-from tests.seq2seq_models import VOCABULARY, save_seq2seq
+from tests.seq2seq_models import VOCABULARY
 from tests.test_c_runtime import set_metadata
 
 
@@ -44,12 +45,10 @@ def prompts(manifest: Manifest) -> list[Prompt]:
 
 # Bart: first and last tokens, repeated n-grams, least lengths; Marian: words never said; Pegasus: others.
 @pytest.mark.parametrize("kind", ["bart", "marian", "pegasus"])
-def test_greedy_answers_are_the_same(kind: str, tmp_path: Path) -> None:
-    from edgept.export import export_model
-
-    save_seq2seq(kind, tmp_path / "model")
-    export_model(str(tmp_path / "model"), tmp_path / "bundle", verify=False)
-    model, in_c = edgept.load(tmp_path / "bundle", threads=1), CModel(tmp_path / "bundle")
+def test_greedy_answers_are_the_same(
+    kind: str, bundle_of: Callable[..., Path], tmp_path: Path
+) -> None:
+    model, in_c = edgept.load(bundle_of(kind), threads=1), CModel(bundle_of(kind))
     resident: list[tuple[Any, Any]] = [(None, None)]
     for number, prompt in enumerate(prompts(model.manifest)):
         path = tmp_path / f"{number}.safetensors"
@@ -79,12 +78,8 @@ def test_greedy_answers_are_the_same(kind: str, tmp_path: Path) -> None:
     in_c.close()
 
 
-def test_graphs_that_do_not_belong_together(tmp_path: Path) -> None:
+def test_graphs_that_do_not_belong_together(bundle_of: Callable[..., Path], tmp_path: Path) -> None:
     """The decoder is of another model, or the start token is none that it writes."""
-    from edgept.export import export_model
-
-    save_seq2seq("bart", tmp_path / "model")
-    export_model(str(tmp_path / "model"), tmp_path / "bundle", verify=False)
     changes: dict[str, dict[str, str]] = {
         "decoder.onnx": {"edgept.fingerprint": "0" * 64},
         "encoder.onnx": {
@@ -92,10 +87,10 @@ def test_graphs_that_do_not_belong_together(tmp_path: Path) -> None:
             "edgept.decoding.start_token_id": "9998",
         },
     }
-    CModel(tmp_path / "bundle").close()
+    CModel(bundle_of("bart")).close()
     for name, entries in changes.items():
         folder = tmp_path / name
-        shutil.copytree(tmp_path / "bundle", folder)
+        shutil.copytree(bundle_of("bart"), folder)
         set_metadata(folder / name, entries)
         with pytest.raises(CStatusError) as caught:
             CModel(folder)

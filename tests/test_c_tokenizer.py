@@ -20,8 +20,8 @@ from benchmarks.tokenizer_texts import PHRASES, lines, real_lines
 from benchmarks.tokenizers import compare, drawn, main, special_texts, trained
 from edgept.bundle import TABLE_NAME
 from edgept.errors import ExportError
-from edgept.export.exporter import _save_table
 from edgept.export.tokenizer_characters import _observed, regex_class
+from edgept.export.tokenizer_files import save_table
 from edgept.export.tokenizer_table import _longest_run, _slots, compile_tokenizer
 from edgept.runtime.text import Tokenizer
 from tests.conftest import shared
@@ -438,7 +438,7 @@ def test_export_says_why_there_is_no_table(tmp_path: Path) -> None:
     tokenizer = edited("gpt2", lambda parts: parts.update(normalizer={"type": "Nmt"}))
     tokenizer.backend.save(str(tmp_path / "tokenizer.json"))
     said: list[str] = []
-    _save_table(tmp_path, said.append)
+    save_table(tmp_path, said.append)
     assert not (tmp_path / TABLE_NAME).exists()
     assert len(said) == 1
     assert "the C library takes token ids only" in said[0]

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from edgept.bundle import KVGeometry
+from edgept.manifest import KVGeometry
 from edgept.prompt import Prompt
 from edgept.runtime.cache import Cache, GrowingCache, SharedCache
 from edgept.runtime.content import LoadedPrompt

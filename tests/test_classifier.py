@@ -14,7 +14,7 @@ import pytest
 import edgept
 from edgept import IncompatibleError, InvalidFileError, Model, Prompt, UsageError
 from edgept.bundle import MANIFEST_NAME, read_manifest
-from edgept.peft_folder import write_peft_folder
+from edgept.peft_writer import write_peft_folder
 from edgept.runtime.content import LoadedPrompt
 from tests.conftest import VOCABULARY
 from tests.encoder_bundles import TEXTS, with_tokenizer, word_pieces

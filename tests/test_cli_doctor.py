@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from edgept.bundle import BundleFile, Manifest
 from edgept.cli.doctor import doctor, judge
 from edgept.errors import UsageError
+from edgept.manifest import BundleFile, Manifest
 from edgept.runtime import device as device_module
 from edgept.runtime.device import Cpu, Device, Gpu, Jetson, Memory
 from edgept.runtime.providers import CUDA, OnnxRuntime

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from edgept.bundle import KVGeometry, Manifest
 from edgept.cli.prompt import prompt
 from edgept.errors import IncompatibleError, InvalidFileError, UsageError
-from edgept.peft_folder import read_peft_folder, write_peft_folder
+from edgept.manifest import KVGeometry, Manifest
+from edgept.peft_folder import read_peft_folder
+from edgept.peft_writer import write_peft_folder
 from edgept.prompt import Prompt
 from edgept.prompt_file import read_prompt
 

@@ -22,10 +22,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 import edgept
-from edgept.bundle import MANIFEST_NAME, BundleFile, hash_file, read_manifest
+from edgept.bundle import MANIFEST_NAME, hash_file, read_manifest
 from edgept.cli import main
 from edgept.cli.session import converse
 from edgept.export import export_model
+from edgept.manifest import BundleFile
 from edgept.runtime.generation import GenerationStream
 from tests.conftest import shared, tiny_model, tiny_tokenizer
 

@@ -10,8 +10,9 @@ import onnx
 import pytest
 from click.testing import CliRunner, Result
 
-from edgept.bundle import MANIFEST_NAME, BundleFile, hash_file, read_manifest
+from edgept.bundle import MANIFEST_NAME, hash_file, read_manifest
 from edgept.cli import main
+from edgept.manifest import BundleFile
 from tests.conftest import shared
 from tests.peft_adapters import TASK_INDEX, make_adapter
 

@@ -12,7 +12,8 @@ import pytest
 
 import edgept
 from edgept.export import verify_bundle
-from edgept.peft_folder import read_peft_folder, write_peft_folder
+from edgept.peft_folder import read_peft_folder
+from edgept.peft_writer import write_peft_folder
 from edgept.prompt_file import read_prompt, write_prompt
 from edgept.prompt_source import bind
 from tests.conftest import VOCABULARY, encoder_cases

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 import edgept
-from edgept.bundle import BundleFile, KVGeometry, Manifest, hash_file
+from edgept.bundle import hash_file
+from edgept.manifest import BundleFile, KVGeometry, Manifest
 
 ROOT = Path(__file__).resolve().parents[1]
 WORKSTATION = {"torch", "transformers", "onnx", "onnx_ir", "onnxscript", "optimum", "peft"}

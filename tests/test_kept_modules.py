@@ -14,24 +14,8 @@ from edgept.bundle import MANIFEST_NAME, read_manifest
 from edgept.cli import main
 from edgept.errors import InvalidFileError, UsageError
 from edgept.export import export_model
-from tests.seq2seq_models import save_seq2seq
 
 Folder = Callable[[str], Path]
-
-
-@pytest.fixture(scope="module")
-def folder(model_folder: Folder, tmp_path_factory: pytest.TempPathFactory) -> Folder:
-    """A function from a kind, "t5" among them, to its model's folder."""
-    t5 = tmp_path_factory.mktemp("t5") / "model"
-
-    def find(kind: str) -> Path:
-        if kind != "t5":
-            return model_folder(kind)
-        if not t5.is_dir():
-            save_seq2seq("t5", t5)
-        return t5
-
-    return find
 
 
 def weights_of(bundle: Path) -> Counter[str]:
@@ -52,11 +36,11 @@ def weights_of(bundle: Path) -> Counter[str]:
 
 @pytest.mark.parametrize(("kind", "precision"), [("llama", "int4"), ("gpt2", "int8")])
 def test_without_any_integers_it_is_pytorch(
-    kind: str, precision: str, folder: Folder, tmp_path: Path
+    kind: str, precision: str, model_folder: Folder, tmp_path: Path
 ) -> None:
     """A star keeps all that there is, embeddings that are tied to a head among it."""
     made = export_model(
-        str(folder(kind)), tmp_path / "b", precision=precision, exclude_modules=["*"]
+        str(model_folder(kind)), tmp_path / "b", precision=precision, exclude_modules=["*"]
     )
     assert made.parity is not None
     assert made.parity.max_rel < 1e-4
@@ -81,11 +65,11 @@ def test_without_any_integers_it_is_pytorch(
     ],
 )
 def test_modules_and_head(
-    kind: str, patterns: list[str], expected: dict[str, int], folder: Folder, tmp_path: Path
+    kind: str, patterns: list[str], expected: dict[str, int], model_folder: Folder, tmp_path: Path
 ) -> None:
     bundle = tmp_path / "b"
     made = export_model(
-        str(folder(kind)),
+        str(model_folder(kind)),
         bundle,
         precision="int4",
         block_size=16,
@@ -102,10 +86,13 @@ def test_modules_and_head(
     assert 1e-4 < made.parity.max_rel < 1
 
 
-def test_dynamic_int8_keeps_modules_too(folder: Folder, tmp_path: Path) -> None:
+def test_dynamic_int8_keeps_modules_too(model_folder: Folder, tmp_path: Path) -> None:
     options: dict[str, Any] = {"task": "text-classification", "precision": "int8-dynamic"}
     export_model(
-        str(folder("bert")), tmp_path / "b", **options, exclude_modules=["*.query", "bert.pooler"]
+        str(model_folder("bert")),
+        tmp_path / "b",
+        **options,
+        exclude_modules=["*.query", "bert.pooler"],
     )
     assert weights_of(tmp_path / "b") == {"float": 2 + 1, "dynamic": 2 * 5}
 
@@ -137,16 +124,16 @@ def test_dynamic_int8_keeps_modules_too(folder: Folder, tmp_path: Path) -> None:
     ],
 )
 def test_what_makes_no_sense(
-    kind: str, arguments: dict[str, Any], words: str, folder: Folder, tmp_path: Path
+    kind: str, arguments: dict[str, Any], words: str, model_folder: Folder, tmp_path: Path
 ) -> None:
     task = "text-classification" if kind == "bert" else None
     with pytest.raises(UsageError, match=words):
-        export_model(str(folder(kind)), tmp_path / "b", task=task, **arguments)
+        export_model(str(model_folder(kind)), tmp_path / "b", task=task, **arguments)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_command_line(folder: Folder, tmp_path: Path) -> None:
-    command = ["export", folder("gpt2"), "-o", tmp_path / "b", "--precision", "int4"]
+def test_command_line(model_folder: Folder, tmp_path: Path) -> None:
+    command = ["export", model_folder("gpt2"), "-o", tmp_path / "b", "--precision", "int4"]
     command += ["--exclude-modules", "*.c_proj", "--exclude-modules", "transformer.h.0"]
     command += ["--head-precision", "int8", "--no-verify", "--json"]
     result = CliRunner().invoke(main, [str(argument) for argument in command])

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from edgept.bundle import KVGeometry
+from edgept.manifest import KVGeometry
 from edgept.prompt import Prompt
 from edgept.runtime.content import LoadedPrompt
 from edgept.runtime.kv_pool import KVPool

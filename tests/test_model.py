@@ -17,8 +17,9 @@ import onnx
 import pytest
 
 import edgept
-from edgept.bundle import MANIFEST_NAME, BundleFile, hash_file, read_manifest
+from edgept.bundle import MANIFEST_NAME, hash_file, read_manifest
 from edgept.errors import EdgeptError, IncompatibleError, UsageError
+from edgept.manifest import BundleFile
 from edgept.prompt_source import bind
 from edgept.runtime.generation import Generation
 from tests.conftest import shared, tiny_model, tiny_tokenizer

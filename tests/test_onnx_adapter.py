@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from onnxruntime import AdapterFormat
 
-from edgept.bundle import KVGeometry, Manifest
 from edgept.errors import IncompatibleError, MissingDependencyError, UsageError
+from edgept.manifest import KVGeometry, Manifest
 from edgept.onnx_adapter import write_onnx_adapter
 from edgept.prompt import Prompt
 

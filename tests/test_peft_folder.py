@@ -28,7 +28,9 @@ from transformers import (
 )
 
 from edgept.errors import IncompatibleError, InvalidFileError, UsageError
-from edgept.peft_folder import read_peft_folder, rows_to_kv, write_peft_folder
+from edgept.peft_folder import read_peft_folder
+from edgept.peft_tensors import rows_to_kv
+from edgept.peft_writer import write_peft_folder
 from edgept.prompt import Prompt
 
 # peft 0.21 calls what transformers 5.23 deprecates, and warns of what a test leaves out.

@@ -7,8 +7,8 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
-from edgept.bundle import KVGeometry, Manifest
 from edgept.errors import IncompatibleError, InvalidFileError, UsageError
+from edgept.manifest import KVGeometry, Manifest
 from edgept.prompt import Prompt, check_fits
 from edgept.prompt_file import read_prompt, write_prompt
 from edgept.prompt_source import bind, load_prompt_source

@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 import edgept
-from edgept.bundle import ImageGeometry
 from edgept.errors import EdgeptError, IncompatibleError, InvalidFileError, UsageError
+from edgept.manifest import ImageGeometry
 from edgept.pictures import Preprocessor
 from edgept.runtime import sights
 from edgept.runtime.detector import Detections

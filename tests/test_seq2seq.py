@@ -22,9 +22,11 @@ from edgept import (
     UntrustedError,
     UsageError,
 )
-from edgept.bundle import MANIFEST_NAME, SEQ2SEQ_TASK, read_manifest
+from edgept.bundle import MANIFEST_NAME, read_manifest
 from edgept.cli import main
-from edgept.peft_folder import read_peft_folder, write_peft_folder
+from edgept.manifest import SEQ2SEQ_TASK
+from edgept.peft_folder import read_peft_folder
+from edgept.peft_writer import write_peft_folder
 
 pytest.importorskip("torch", reason="needs edgept[export]")
 
@@ -41,7 +43,6 @@ from tests.seq2seq_models import (
     logits,
     make_adapter,
     reference,
-    save_seq2seq,
 )
 
 NEW_TOKENS = 64
@@ -55,18 +56,19 @@ CASES = [
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+def folders(
+    tmp_path_factory: pytest.TempPathFactory,
+    model_folder: Callable[[str], Path],
+    bundle_of: Callable[..., Path],
+) -> Callable[[str], Path]:
     """A function from a kind to a folder with its model, its bundle and its adapters, made at the first call."""
-    from edgept.export import export_model
-
     made: dict[str, Path] = {}
 
     def folder(kind: str) -> Path:
         if kind not in made:
-            path = tmp_path_factory.mktemp(kind)
-            save_seq2seq(kind, path / "model")
-            export_model(str(path / "model"), path / "bundle")  # on a CPU in fp32, with its check
-            made[kind] = path
+            made[kind] = tmp_path_factory.mktemp(kind)
+            (made[kind] / "model").symlink_to(model_folder(kind))
+            (made[kind] / "bundle").symlink_to(bundle_of(kind))
         return made[kind]
 
     return folder
@@ -393,13 +395,10 @@ def test_the_layout_is_the_one_that_optimum_writes(folders: Callable[[str], Path
 
 
 def test_quantised(
-    folders: Callable[[str], Path], models: Callable[[str], Model], tmp_path: Path
+    folders: Callable[[str], Path], models: Callable[[str], Model], bundle_of: Callable[..., Path]
 ) -> None:
-    from edgept.export import export_model
-
-    folder, bundle = folders("t5"), tmp_path / "int4"
     # random weights suffer more than trained ones: what it costs is not judged here
-    export_model(str(folder / "model"), bundle, precision="int4", verify=False)
+    folder, bundle = folders("t5"), bundle_of("t5", "int4")
     for name in ("encoder.onnx", "decoder.onnx"):
         graph = onnx.load(bundle / name, load_external_data=False).graph
         assert sum(node.op_type == "MatMulNBits" for node in graph.node) >= 12

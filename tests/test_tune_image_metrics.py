@@ -9,7 +9,7 @@ pytest.importorskip("torch", reason="needs the workstation's extra")
 
 import torch
 
-from edgept.bundle import ImageGeometry
+from edgept.manifest import ImageGeometry
 from edgept.runtime.segmenter import upsampled_argmax
 from edgept.tune.vision.average_precision import Found, average_precision
 from edgept.tune.vision.losses import (

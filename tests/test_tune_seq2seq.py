@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 import edgept
-from edgept.bundle import SEQ2SEQ_TASK
 from edgept.errors import UsageError
+from edgept.manifest import SEQ2SEQ_TASK
 
 pytest.importorskip("torch", reason="needs the workstation's extra")
 
 from edgept.tune import Settings, load_backbone, tune
-from tests.seq2seq_models import LAYERS, save_seq2seq
+from tests.seq2seq_models import LAYERS
 
 QUICK: dict[str, Any] = {
     "steps": 20,
@@ -36,22 +36,12 @@ CASES = [
 RATES = {"p-tuning": 0.01, "prefix-tuning": 0.5}
 
 
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, Path]]:
-    """A function from a family to a saved random model and its bundle, made at the first call."""
-    from edgept.export import export_model
-
-    made: dict[str, tuple[Path, Path]] = {}
-
-    def both(kind: str) -> tuple[Path, Path]:
-        if kind not in made:
-            folder = tmp_path_factory.mktemp("seq2seq")
-            model = save_seq2seq(kind, folder / "model")
-            export_model(str(model), folder / "bundle", precision="fp32", verify=False)
-            made[kind] = model, folder / "bundle"
-        return made[kind]
-
-    return both
+@pytest.fixture
+def folders(
+    model_folder: Callable[[str], Path], bundle_of: Callable[..., Path]
+) -> Callable[[str], tuple[Path, Path]]:
+    """A function from a family to a saved random model and its bundle."""
+    return lambda kind: (model_folder(kind), bundle_of(kind))
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from edgept.bundle import Manifest
+from edgept.manifest import Manifest
 from edgept.runtime.device import read_memory
 from edgept.runtime.model import Model
 from edgept.runtime.providers import load_onnxruntime

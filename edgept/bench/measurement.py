@@ -24,8 +24,9 @@ from edgept.bench.report import Phase, Report, describe_bundle, describe_setting
 from edgept.bench.requests import make_request
 from edgept.bench.residents import check_memory, grow, levels_to, measure_level, measure_recent
 from edgept.bench.verdict import judge_loop_phase, judge_series
-from edgept.bundle import Manifest, read_manifest
+from edgept.bundle import read_manifest
 from edgept.errors import UsageError
+from edgept.manifest import Manifest
 from edgept.prompt import Prompt
 from edgept.runtime.content import LoadedPrompt
 from edgept.runtime.device import Device, read_device

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from edgept.bundle import Manifest, hash_file
+from edgept.bundle import hash_file
 from edgept.errors import UsageError
+from edgept.manifest import Manifest
 from edgept.prompt import Prompt
 from edgept.prompt_file import write_prompt
 from edgept.prompt_source import bind, load_prompt_source

@@ -19,7 +19,8 @@ from edgept.bench.residents import Level
 from edgept.bench.statistics import Summary, summarise
 from edgept.bench.steady import WarmUp
 from edgept.bench.verdict import Verdict
-from edgept.bundle import MANIFEST_NAME, Manifest, hash_file
+from edgept.bundle import MANIFEST_NAME, hash_file
+from edgept.manifest import Manifest
 from edgept.runtime.device import Device
 from edgept.runtime.model import Model
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgept.bench.plan import Length
-from edgept.bundle import Manifest
 from edgept.errors import UsageError
+from edgept.manifest import Manifest
 from edgept.prompt import Prompt
 from edgept.runtime.content import LoadedPrompt
 from edgept.runtime.device import read_memory

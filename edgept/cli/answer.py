@@ -8,7 +8,7 @@ import click
 from edgept.cli.findings import find, lines, warning
 
 if TYPE_CHECKING:
-    from edgept.bundle import Manifest
+    from edgept.manifest import Manifest
     from edgept.prompt import Prompt
     from edgept.runtime.content import Content, LoadedPrompt
     from edgept.runtime.model import Model

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from edgept.bundle import Manifest
+    from edgept.manifest import Manifest
     from edgept.runtime.advice import Advice
     from edgept.runtime.device import Device
 

@@ -168,7 +168,7 @@ def export(
     """Write a prompt in another program's form. FILE is a prompt file or anything that pack reads."""
     from edgept.bundle import find_bundle, read_manifest
     from edgept.onnx_adapter import write_onnx_adapter
-    from edgept.peft_folder import write_peft_folder
+    from edgept.peft_writer import write_peft_folder
     from edgept.prompt import check_fits
     from edgept.prompt_source import load_prompt_source
 

@@ -1,9 +1,7 @@
 """`edgept run`: answer, classify, tag or embed texts, or look at pictures, under one prompt or several."""
 
-import itertools
 import os
 import sys
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,15 +9,16 @@ import click
 
 from edgept.cli.answer import show, warn_of_other_base
 from edgept.cli.drawings import Drawings
-from edgept.cli.findings import find, lines, to_json, warning
+from edgept.cli.findings import to_json
 from edgept.cli.options import bundle_option, json_option
 from edgept.cli.pictures import Output, list_pictures, look
+from edgept.cli.reading import read
 from edgept.cli.requests import read_requests, read_text
 from edgept.cli.task_options import ANSWERS, SAYS, WRITES, refuse_options
-from edgept.errors import UsageError
+from edgept.cli.vectors import write_vectors
 
 if TYPE_CHECKING:
-    from edgept.runtime.content import Content, LoadedPrompt
+    from edgept.runtime.content import LoadedPrompt
     from edgept.runtime.model import Model
 
 __all__ = ["run"]
@@ -270,7 +269,7 @@ def run(
         output = Output(as_json, drawings, npy is not None, several=len(loaded) > 1)
         look(model, pictures, answers, options, output)
         if npy is not None and len(output.failed) < len(pictures):
-            _write_vectors(npy, output.kept, force=force)
+            write_vectors(npy, output.kept, force=force)
         if output.failed:
             if len(pictures) > 1:
                 click.echo(f"{len(output.failed)} of {len(pictures)} pictures failed", err=True)
@@ -280,11 +279,11 @@ def run(
     if task not in WRITES:
         # a file is read ahead; of stdin, each line is answered as it comes
         size = _BATCH if input_file not in (None, "-") else 1
-        vectors = _read(
+        vectors = read(
             model, requests, answers, options, size, as_json=as_json, quiet=npy is not None
         )
         if npy is not None:
-            _write_vectors(npy, vectors, force=force)
+            write_vectors(npy, vectors, force=force)
         return
     for shown, request in requests:
         for name, prompt in answers:
@@ -294,80 +293,6 @@ def run(
                 if len(loaded) > 1:
                     click.secho(f"{name}: ", bold=True, nl=False)
                 show(model, request, prompt, options)
-
-
-def _read(
-    model: "Model",
-    requests: Iterator[tuple[object, "Content"]],
-    prompts: Sequence[tuple[str, "LoadedPrompt | None"]],
-    options: dict[str, Any],
-    size: int,
-    *,
-    as_json: bool,
-    quiet: bool,
-) -> list[Any]:
-    """Ask and say what is found, `size` requests at a time.
-
-    Returns:
-        All findings of a quiet run, which says nothing on stdout; else none.
-    """
-    kept: list[Any] = []
-    for shown, name, finding in _found(model, requests, prompts, options, size):
-        cut = warning(finding)
-        if cut is not None:
-            click.echo(cut, err=True)
-        if quiet:
-            kept.append(finding)
-        if as_json:
-            click.echo(to_json(shown, finding))
-        elif not quiet:
-            for line in lines(finding):
-                if len(prompts) > 1:
-                    click.secho(f"{name}: ", bold=True, nl=False)
-                click.echo(line)
-            click.secho(f"[{finding.latency}]", dim=True, err=True)
-    return kept
-
-
-def _found(
-    model: "Model",
-    requests: Iterator[tuple[object, "Content"]],
-    prompts: Sequence[tuple[str, "LoadedPrompt | None"]],
-    options: dict[str, Any],
-    size: int,
-) -> Iterator[tuple[object, str, Any]]:
-    """What is found, request by request under each prompt: the request as given, prompt's name, finding."""
-    while batch := [*itertools.islice(requests, size)]:
-        asked = [(shown, content, *prompt) for shown, content in batch for prompt in prompts]
-        try:
-            found = find(model, [(content, prompt) for _, content, _, prompt in asked], options)
-        except UsageError:
-            # one cannot be read; those in front of it are said, as if each had been asked alone
-            for shown, content, name, prompt in asked:
-                yield shown, name, find(model, [(content, prompt)], options)[0]
-            continue
-        for (shown, _, name, _), finding in zip(asked, found, strict=True):
-            yield shown, name, finding
-
-
-def _write_vectors(path: Path, vectors: list[Any], *, force: bool) -> None:
-    """Write a .npy file of float32 (requests · prompts, hidden), or (pictures · prompts, head_size)."""
-    import io
-
-    import numpy as np
-
-    from edgept.atomic import write_bytes
-
-    if not vectors:
-        raise click.UsageError("there is no text to make a vector of.")
-    found = next(len(vector.vector) for vector in vectors if vector is not None)
-    # a picture that could not be read keeps its row, so that row i is of picture i
-    lacking = np.full(found, np.nan, np.float32)
-    array = np.array([lacking if vector is None else vector for vector in vectors], np.float32)
-    buffer = io.BytesIO()
-    np.save(buffer, array, allow_pickle=False)
-    write_bytes(path, buffer.getvalue(), overwrite=force)
-    click.echo(f"{path}: {' x '.join(map(str, array.shape))} float32", err=True)
 
 
 def _is_terminal() -> bool:

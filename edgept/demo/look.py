@@ -9,8 +9,8 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from edgept.atomic import atomic_folder
-from edgept.bundle import Manifest
 from edgept.demo.views import TASKS, make_view
+from edgept.manifest import Manifest
 
 if TYPE_CHECKING:
     from PIL import Image

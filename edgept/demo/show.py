@@ -9,8 +9,8 @@ from statistics import median
 from typing import Any
 
 from edgept.atomic import atomic_folder
-from edgept.bundle import Manifest
 from edgept.latency import Latency
+from edgept.manifest import Manifest
 
 __all__ = ["QUESTION", "Answer", "Demo", "run_demo"]
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from edgept.demo.corpus import END, MODES, REPLY, make_question, make_reply
-from edgept.peft_folder import write_peft_folder
+from edgept.peft_writer import write_peft_folder
 from edgept.prompt_file import read_prompt
 from edgept.tune import Settings, load_backbone, tune
 

@@ -8,9 +8,9 @@ import numpy.typing as npt
 import peft
 import torch
 
-from edgept.bundle import SEQ2SEQ_TASK
 from edgept.errors import UsageError
-from edgept.peft_folder import combine_multitask, decoder_layers, rows_to_kv, saved_layers
+from edgept.manifest import SEQ2SEQ_TASK
+from edgept.peft_tensors import combine_multitask, decoder_layers, rows_to_kv, saved_layers
 from edgept.tune.backbone import Backbone
 from edgept.tune.batches import Batch
 from edgept.tune.encode import Example

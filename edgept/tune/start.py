@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from edgept.bundle import SEQ2SEQ_TASK
 from edgept.errors import IncompatibleError, UsageError
+from edgept.manifest import SEQ2SEQ_TASK
 from edgept.prompt import Prompt
 from edgept.prompt_source import load_prompt_source
 from edgept.tune.backbone import Backbone
