@@ -38,13 +38,20 @@ class Resident(Protocol):
     """A prompt that is resident on a model, in whichever engine."""
 
     @property
-    def name(self) -> str: ...  # noqa: D102
+    def name(self) -> str:
+        """The task's name."""
+
     @property
-    def task(self) -> str: ...  # noqa: D102
+    def task(self) -> str:
+        """What it is for."""
+
     @property
-    def num_virtual_tokens(self) -> int: ...  # noqa: D102
+    def num_virtual_tokens(self) -> int:
+        """Positions that the prompt takes."""
+
     @property
-    def load_ms(self) -> float: ...  # noqa: D102
+    def load_ms(self) -> float:
+        """Time from file to being resident."""
 
 
 PromptT = TypeVar("PromptT", bound=Resident)

@@ -408,9 +408,9 @@ struct edgept_sight {
     const struct edgept_prompt *prompt; /* as given */
     size_t positions;                   /* 1 + virtual tokens + patches */
     size_t first, count;                /* those that the task reads */
-    size_t classes;                     /* 0 without a head; edgept_bundle_label names them */
+    size_t classes;                     /* 0 where no head is used; edgept_bundle_label names them */
     size_t feature_width;
-    const float *logits;   /* (positions, classes); NULL without a head */
+    const float *logits;   /* (positions, classes); NULL where no head is used */
     const float *boxes;    /* (positions, 4): centre x, centre y, width, height, in shares of the picture; NULL
                               unless things are detected */
     const float *features; /* (positions, feature_width); NULL unless they were asked for, or are the task */
@@ -419,9 +419,9 @@ struct edgept_sight {
 
 /* Whether a sight has features. */
 enum edgept_features {
-    EDGEPT_NO_FEATURES = 0,  /* only where they are the task */
-    EDGEPT_WITH_FEATURES = 1,
-    EDGEPT_FEATURES_ALONE = 2 /* they are the task, whatever the prompt is for: its head is not used */
+    EDGEPT_NO_FEATURES = 0,   /* only where they are the task */
+    EDGEPT_WITH_FEATURES = 1, /* beside what the task reads */
+    EDGEPT_FEATURES_ALONE = 2 /* they are the task, whatever the prompt is for: no head is used */
 };
 
 /*
