@@ -43,10 +43,12 @@ class CVision(Vision[CPrompt]):
     def _run(self, pixels: npt.NDArray[Any], rows: Sequence[Sight[CPrompt]]) -> Run:
         (sight,) = rows
         found = CSight()
+        prompt = None if sight.prompt is None else sight.prompt.pointer
+        features = _FEATURES_ALONE if sight.task == EMBEDS else _NO_FEATURES
         with self._bundle.session() as session:
             self._bundle.call(
-                *("session_see", session.pointer, sight.prompt and sight.prompt.pointer),
-                *(byref(c_float.from_buffer(pixels.data)), _features(sight), byref(found)),
+                *("session_see", session.pointer, prompt),
+                *(byref(c_float.from_buffer(pixels.data)), features, byref(found)),
             )
             widths = {"logits": found.classes, "boxes": 4, "features": found.feature_width}
             values = {
@@ -55,7 +57,3 @@ class CVision(Vision[CPrompt]):
             }
         labels = self._own_labels if sight.prompt is None else sight.prompt.labels
         return Run([values], [labels], found.latency.swap_ms, found.latency.prefill_ms)
-
-
-def _features(sight: Sight[CPrompt]) -> int:
-    return _FEATURES_ALONE if sight.task == EMBEDS else _NO_FEATURES
