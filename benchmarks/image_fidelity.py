@@ -30,10 +30,13 @@ Array: TypeAlias = npt.NDArray[np.float32]
 _BACKBONES = {
     "ViT": ("vit", "layers"),
     "DeiT": ("deit", "layers"),
+    "BEiT": ("beit", "layers"),
     "DINOv2": ("dinov2", "encoder.layer"),
     "DINOv2 with registers": ("dinov2-registers", "encoder.layer"),
     "CLIP": ("clip-text", "vision_model.encoder.layers"),
     "SigLIP": ("siglip-text", "vision_model.encoder.layers"),
+    "OWL-ViT": ("owlvit", "owlvit.vision_model.encoder.layers"),
+    "OWLv2": ("owlv2", "owlv2.vision_model.encoder.layers"),
 }
 _METHODS = {"Head alone": (0, 0), "VPT-shallow": (1, 7), "VPT-deep": (-1, 7)}
 _CLASSES, _PICTURES, _SEED = 5, 3, 3
@@ -70,10 +73,11 @@ def measure_images(folder: Path) -> list[ImageCell]:
         save_image_model(kind, folder / kind)
         export_model(str(folder / kind), folder / f"{kind}-bundle", precision="fp32", verify=False)
         runtime = load(folder / f"{kind}-bundle", threads=1)
-        reference = _Reference(folder / kind, layers)
+        finds = _detects(runtime) == "patches"
+        reference = (_Finder if finds else _Reference)(folder / kind, layers)
         cells += [
             _measure(title, task, method, reference, runtime)
-            for task in IMAGE_TASKS
+            for task in (["object-detection"] if finds else IMAGE_TASKS)
             for method in _METHODS
         ]
     return cells
@@ -93,7 +97,10 @@ def image_section(cells: Sequence[ImageCell]) -> list[str]:
         "each task reads is compared, of pictures alone and in a batch under a prompt each: the picture's "
         "logits, those of patches, those and the boxes of virtual tokens. CLIP's and SigLIP's vectors, "
         "those of patches and virtual tokens too, are of length one, as they are compared with texts; "
-        f"CLIP's go through its projection first. {len(measured)} combinations: {exact} are exact, "
+        "CLIP's go through its projection first. BEiT adds nothing to the attention of virtual tokens. "
+        "OWL-ViT's and OWLv2's patches find things, so they are read to detect only: what is looked for, the "
+        "head's rows, goes through the model's own predictors, and so do the tokens behind the last layer, "
+        f"without the virtual ones. {len(measured)} combinations: {exact} are exact, "
         f"{len(measured) - exact} are not. Under a prompt of zeros the outputs differ by at least "
         f"{min(effects):.2g}."
     )
@@ -104,7 +111,8 @@ def image_section(cells: Sequence[ImageCell]) -> list[str]:
             found = {
                 cell.method: cell for cell in cells if (cell.family, cell.task) == (title, task)
             }
-            rows.append([title, *(_say(found[method].max_rel) for method in _METHODS)])
+            if found:
+                rows.append([title, *(_say(found[method].max_rel) for method in _METHODS)])
         lines += [f"### {task}", "", table(("Family", *_METHODS), rows), ""]
     return lines
 
@@ -118,15 +126,31 @@ def _say(max_rel: float | None) -> str:
 class _Reference:
     """The transformers model, and its image tower's layers."""
 
-    def __init__(self, folder: Path, layers: str) -> None:
-        from transformers import AutoModel
+    auto_class = "AutoModel"
 
-        model: Any = AutoModel
+    def __init__(self, folder: Path, layers: str) -> None:
+        import transformers
+
+        model: Any = getattr(transformers, self.auto_class)
         self.model = model.from_pretrained(folder).eval()
         self.layers: Any = reduce(getattr, layers.split("."), self.model)
-        self.tower = getattr(self.model, "vision_model", self.model)
+        self.tower = getattr(self.model.base_model, "vision_model", self.model)
         self.image_size = int(self.tower.config.image_size)
         self.num_patches = (self.image_size // int(self.tower.config.patch_size)) ** 2
+
+    def expect(self, pixels: Array, tensors: dict[str, Array], task: str) -> list[Array]:
+        """What the task reads."""
+        import torch
+
+        picture, virtual, patches = self.read(pixels, tensors.get("prompt_embeds"))
+        read = {"image-classification": picture, "image-segmentation": patches}.get(task, virtual)
+        vectors = torch.from_numpy(np.ascontiguousarray(read))
+        linear = torch.nn.functional.linear
+        given = {name: torch.from_numpy(tensor) for name, tensor in tensors.items()}
+        outputs = [linear(vectors, given["head.weight"], given["head.bias"])]
+        if task == "object-detection":
+            outputs.append(torch.sigmoid(linear(vectors, given["box.weight"], given["box.bias"])))
+        return [output.numpy() for output in outputs]
 
     def read(self, pixels: Array, rows: Array | None) -> tuple[Array, Array, Array]:
         """Vectors of pictures (pictures, width), of virtual tokens and of patches (pictures, …, width)."""
@@ -140,6 +164,9 @@ class _Reference:
             if kind == "clip":
                 picture = self.model.visual_projection(picture)
                 tokens = self.model.visual_projection(self.tower.post_layernorm(tokens))
+            elif kind == "beit":
+                norm = self.tower.pooler.layernorm
+                picture, tokens = norm(tokens[:, -self.num_patches :].mean(1)), norm(tokens)
             elif kind != "siglip":
                 picture = tokens[:, 0]
             if kind in ("clip", "siglip"):
@@ -158,7 +185,11 @@ class _Reference:
             yield
             return
         tables = torch.from_numpy(rows)
-        hooks = []
+        hooks = [
+            table.register_forward_hook(lambda _, __, bias: _spread(bias, tables.shape[1]))
+            for table in self.model.modules()
+            if type(table).__name__ == "BeitRelativePositionBias"
+        ]
         for index, layer in enumerate(self.layers[: len(rows)]):
 
             def put(_: Any, given: tuple[Any, ...], index: int = index) -> tuple[Any, ...]:
@@ -176,18 +207,60 @@ class _Reference:
             hook.remove()
 
 
+class _Finder(_Reference):
+    """One whose patches find what a query says."""
+
+    auto_class = "AutoModelForZeroShotObjectDetection"
+
+    def expect(self, pixels: Array, tensors: dict[str, Array], _: str) -> list[Array]:
+        """Logits and boxes of patches, by the model's own predictors."""
+        import torch
+
+        def without_rows(_: Any, __: Any, tokens: torch.Tensor) -> torch.Tensor:
+            return torch.cat([tokens[:, :1], tokens[:, -self.num_patches :]], 1)
+
+        hook = self.layers[-1].register_forward_hook(without_rows)
+        with torch.no_grad(), self._under(tensors.get("prompt_embeds")):
+            maps = self.model.image_embedder(torch.from_numpy(pixels))[0]
+        hook.remove()
+        # long ones: the predictor divides by their length, and a little more
+        queries = torch.from_numpy(tensors["head.weight"][:, :-1] * 1e3)
+        with torch.no_grad():
+            features = maps.flatten(1, 2)  # (pictures, patches, hidden)
+            each = queries.expand(len(pixels), -1, -1)
+            logits, _ = self.model.class_predictor(features, each)
+            boxes = self.model.box_predictor(features, maps)
+        return [logits.numpy(), boxes.numpy()]
+
+
+def _spread(bias: Any, count: int) -> Any:
+    """BEiT's bias (1, heads, 1 + patches, 1 + patches) with zeros for virtual tokens behind the first."""
+    size = bias.shape[-1] + count
+    places = np.delete(np.arange(size), range(1, 1 + count))
+    spread = bias.new_zeros(*bias.shape[:2], size, size)
+    spread[:, :, places[:, None], places] = bias
+    return spread
+
+
+def _detects(runtime: Model) -> str:
+    image = runtime.manifest.image
+    if image is None:
+        raise AssertionError("a bundle of an image model says what finds things")
+    return image.detects
+
+
 def _measure(
     title: str, task: str, method: str, reference: _Reference, runtime: Model
 ) -> ImageCell:
     layers, count = _METHODS[method]
-    if task == "object-detection" and not layers:
+    if task == "object-detection" and not layers and _detects(runtime) == "tokens":
         return ImageCell(title, task, method, None)
     random = np.random.default_rng(_SEED)
     side = reference.image_size
     pixels = random.normal(size=(_PICTURES, 3, side, side)).astype(np.float32)
     tensors = _tensors(runtime, task, layers, count, random)
     prompt = runtime.load_prompt(Prompt(tensors, task=task))
-    expected = _expect(reference, pixels, tensors, task)
+    expected = reference.expect(pixels, tensors, task)
     batch = _read(runtime, pixels, prompt)
     alone = [_read(runtime, pixels[[row]], prompt) for row in range(_PICTURES)]
     found = [np.concatenate(parts) for parts in zip(*alone, strict=True)]
@@ -216,28 +289,18 @@ def _tensors(
     if layers and image is not None:
         depth = image.num_layers if layers < 0 else 1
         shapes["prompt_embeds"] = (depth, count, manifest.hidden_size)
-    if task == "object-detection":
+    finds = _detects(runtime) == "patches"
+    if task == "object-detection" and not finds:
         shapes |= {"box.weight": (4, width), "box.bias": (4,)}
-    return {
+    tensors = {
         name: (random.normal(size=shape) * (shape[-1] ** -0.5)).astype(np.float32)
         for name, shape in shapes.items()
     }
-
-
-def _expect(
-    reference: _Reference, pixels: Array, tensors: dict[str, Array], task: str
-) -> list[Array]:
-    import torch
-
-    picture, virtual, patches = reference.read(pixels, tensors.get("prompt_embeds"))
-    read = {"image-classification": picture, "image-segmentation": patches}.get(task, virtual)
-    vectors = torch.from_numpy(np.ascontiguousarray(read))
-    linear = torch.nn.functional.linear
-    given = {name: torch.from_numpy(tensor) for name, tensor in tensors.items()}
-    outputs = [linear(vectors, given["head.weight"], given["head.bias"])]
-    if task == "object-detection":
-        outputs.append(torch.sigmoid(linear(vectors, given["box.weight"], given["box.bias"])))
-    return [output.numpy() for output in outputs]
+    if finds:  # queries of length one, and the model's own shift, as texts have them
+        queries = tensors["head.weight"][:, :-1]
+        queries /= np.linalg.norm(queries, axis=1, keepdims=True)
+        tensors["head.weight"][:, -1], tensors["head.bias"][:] = 1, 0
+    return tensors
 
 
 def _read(runtime: Model, pixels: Array, prompt: LoadedPrompt) -> list[Array]:
@@ -249,7 +312,9 @@ def _read(runtime: Model, pixels: Array, prompt: LoadedPrompt) -> list[Array]:
         return [outputs["logits"][:, 0]]
     if task == "image-segmentation":
         return [outputs["logits"][:, first_patch:]]
-    return [outputs[name][:, 1:first_patch] for name in ("logits", "boxes")]
+    finds = _detects(runtime) == "patches"
+    places = slice(first_patch, None) if finds else slice(1, first_patch)
+    return [outputs[name][:, places] for name in ("logits", "boxes")]
 
 
 def _relative(found: Array, expected: Array) -> float:

@@ -26,6 +26,7 @@ class Latency:
         new_tokens: generated, the end-of-text token included; 0 where nothing is.
         preprocess_ms: pictures to pixel values, reading their files included, shared by those that ran
             together; None of a text.
+        decode_ms: of preprocess_ms, reading and decoding the files; None of a text.
     """
 
     load_ms: float
@@ -40,6 +41,7 @@ class Latency:
     input_tokens: int
     new_tokens: int
     preprocess_ms: float | None = None
+    decode_ms: float | None = None
 
     @property
     def tokens_per_second(self) -> float | None:

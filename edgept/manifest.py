@@ -102,6 +102,15 @@ class ImageGeometry:
         """Height and width in patches, with the part of one that may be left over and is in no patch."""
         return self.height / self.patch_size, self.width / self.patch_size
 
+    def sides_of(self, size: tuple[int, int], frame: tuple[int, int]) -> tuple[float, float]:
+        """Height and width in patches of a picture, as `sides`, which are those of its frame.
+
+        Args:
+            size: width and height of the picture in pixels.
+            frame: of what was made the graph's input, see `Preprocessor.frame`.
+        """
+        return self.sides[0] * size[1] / frame[1], self.sides[1] * size[0] / frame[0]
+
     @property
     def num_patches(self) -> int:
         """Patches of a picture, row by row."""

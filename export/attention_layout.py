@@ -91,7 +91,7 @@ def _after_merge(node: ir.Node) -> ir.Node | None:
     read = [value for value in node.outputs if value.uses() or value.is_graph_output()]
     if read != [node.outputs[0]]:
         return None
-    transpose = _only_reader(node.outputs[0], "Transpose")
+    transpose = _only_reader(_unchanged(node.outputs[0]), "Transpose")
     if transpose is None or tuple(transpose.attributes["perm"].as_ints()) != _SWAP:
         return None
     reshape = _only_reader(transpose.outputs[0], "Reshape")
@@ -111,6 +111,15 @@ def _swapped(value: ir.Value | None) -> ir.Node | None:
     ):
         return None
     return transpose.inputs[0].producer()
+
+
+def _unchanged(value: ir.Value) -> ir.Value:
+    """What a Reshape to the shape that it has already makes of a value; else the value itself."""
+    reshape = _only_reader(value, "Reshape")
+    if reshape is None or value.shape is None or reshape.outputs[0].shape != value.shape:
+        return value
+    is_known = all(isinstance(size, int) or size.value is not None for size in value.shape)
+    return reshape.outputs[0] if is_known else value
 
 
 def _only_reader(value: ir.Value, op_type: str) -> ir.Node | None:

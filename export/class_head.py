@@ -1,4 +1,4 @@
-"""A head from the names of classes: what a model for images and texts makes of them (CLIP, SigLIP, OWL-ViT).
+"""A head from the names of classes: what a model for images and texts makes of them (CLIP, SigLIP, OWL).
 
 A class's row is the vector of its text, so that a picture's vector, of length one, times the head is what the
 model itself computes of the picture and the texts: at run time no text is read.
@@ -27,7 +27,7 @@ class TextTower:
         model: the frozen transformers model for images and texts.
         tokenizer: the model's own.
         length: that each text is padded to; None pads to the longest.
-        finds_things: whether a text says what is looked for (OWL-ViT), and not what a picture is of.
+        finds_things: whether a text says what is looked for (OWL-ViT, OWLv2), and not what a picture is of.
     """
 
     model: Any

@@ -26,14 +26,14 @@ def class_prompt(
     """Make a prompt of classes by their names.
 
     Args:
-        model: local transformers folder or hub id of a whole CLIP, SigLIP or OWL-ViT model.
+        model: local transformers folder or hub id of a whole CLIP, SigLIP, OWL-ViT or OWLv2 model.
         labels: names of the classes.
         templates: texts with {} where a name belongs; of several, the mean of their vectors counts.
         name: of the prompt.
         manifest: of the bundle that is to run it; None checks nothing.
 
     Returns:
-        A head alone: to classify pictures, or of OWL-ViT to find things.
+        A head alone: to classify pictures, or of OWL-ViT and OWLv2 to find things.
 
     Raises:
         UsageError: the model reads no texts, or a template has no {}.
@@ -43,7 +43,7 @@ def class_prompt(
     source = find_model(model)
     if not source.is_image:
         raise UsageError(
-            f"{source.architecture} is no image model. Give a whole CLIP, SigLIP or OWL-ViT model."
+            f"{source.architecture} is no image model. Give a whole CLIP, SigLIP, OWL-ViT or OWLv2 model."
         )
     frozen = load_frozen(source)
     tower = open_text_tower(frozen, source.folder)

@@ -137,7 +137,8 @@ class PromptedVision(nn.Module):
             if index:
                 first, rows, patches = tokens.split(sizes, 1)
                 rows = torch.where(is_deep, tables[index], rows)
-            tokens = block(torch.cat([first, rows, patches], 1), attention_mask=None)
+            joined = torch.cat([first, rows, patches], 1)
+            tokens = self.family.run_layer(self.model, block, joined, count)
         return self.norm(tokens), count
 
 

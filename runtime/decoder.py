@@ -98,6 +98,10 @@ class Decoder:
         """Make every next swap a copy, for measuring."""
         self._pool.forget_prefixes()
 
+    def forget_buffers(self) -> None:
+        """Free kept buffers, for measuring: requests that take turns on many find none in a near cache."""
+        self._pool.forget_buffers()
+
     def prefill(
         self, cache: Cache, request: Input, *, all_positions: bool = False
     ) -> npt.NDArray[np.float32]:

@@ -83,7 +83,7 @@ def to_detections(seen: Seen, threshold: float, detects: str) -> Detections:
     else:
         scores = softmax(np.stack([logits, np.zeros_like(logits)], axis=-1))[..., 0]  # sigmoid
     classes = scores.argmax(axis=1)
-    boxes = _in_pixels(seen.values["boxes"][tokens], seen.size)
+    boxes = _in_pixels(seen.values["boxes"][tokens], seen)
     best = scores.max(axis=1)
     order = [
         token for token in np.argsort(-best, kind="stable").tolist() if best[token] >= threshold
@@ -101,9 +101,11 @@ def to_detections(seen: Seen, threshold: float, detects: str) -> Detections:
     )
 
 
-def _in_pixels(boxes: npt.NDArray[np.float32], size: tuple[int, int]) -> npt.NDArray[np.float64]:
-    """Left, top, right and bottom in pixels, inside the picture, of centres and sides in shares of it."""
+def _in_pixels(boxes: npt.NDArray[np.float32], seen: Seen) -> npt.NDArray[np.float64]:
+    """Left, top, right and bottom in pixels, inside the picture, of centres and sides in shares of its frame."""
     centre, sides = boxes[:, :2].astype(np.float64), boxes[:, 2:].astype(np.float64)
     corners = np.concatenate([centre - sides / 2, centre + sides / 2], axis=1)  # (tokens, 4)
-    boxes_in_pixels: npt.NDArray[np.float64] = np.clip(corners, 0, 1) * np.array([*size, *size])
+    boxes_in_pixels: npt.NDArray[np.float64] = np.clip(
+        corners * [*seen.frame, *seen.frame], 0, [*seen.size, *seen.size]
+    )
     return boxes_in_pixels

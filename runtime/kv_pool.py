@@ -127,6 +127,11 @@ class KVPool:
             for buffer in self._free:
                 buffer.prefix = None
 
+    def forget_buffers(self) -> None:
+        """Free the buffers that no request uses."""
+        with self._lock:
+            self._free.clear()
+
     def _is_full(self, size: int, more: int = 1) -> bool:
         """Whether another free buffer of so many bytes would be one too many."""
         held = sum(item.array.nbytes for item in self._free)

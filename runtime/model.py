@@ -238,8 +238,8 @@ class Model(WritingModel, ReadingModel, SeeingModel[LoadedPrompt]):
 
         Returns:
             logits (pictures, 1 + P + N, classes), those of several heads side by side; boxes (pictures,
-            1 + P + N, 4), centre x, centre y, width and height as shares of the picture; features
-            (pictures, 1 + P + N, head_size). The first position is the picture's own, P are virtual
+            1 + P + N, 4), centre x, centre y, width and height as shares of what pixel_values show;
+            features (pictures, 1 + P + N, head_size). The first position is the picture's own, P are virtual
             tokens, N patches row by row.
 
         Raises:

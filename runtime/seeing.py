@@ -109,7 +109,8 @@ class SeeingModel(Generic[PromptT]):
     def segment(self, picture: "Picture", *, prompt: PromptT | None = None) -> Segmentation:
         """Say which class every pixel of a picture is of.
 
-        All of the picture is squeezed into the graph's input, so that the result covers all of it.
+        All of the picture is squeezed into the graph's input, or padded to a square where the model was
+        trained so, and the result covers all of it.
 
         Args:
             picture: as in `see`.

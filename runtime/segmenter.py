@@ -24,7 +24,8 @@ class Segmentation:
         labels: all classes, in the head's order; the background, if there is one, is one of them.
         classes: (height, width) of the picture, uint16: an index of labels for each pixel.
         shares: of the picture's pixels, one a class, in the order of labels.
-        probabilities: (rows, columns, classes) float32 of the patches: softmax over their logits.
+        probabilities: (rows, columns, classes) float32 of the patches: softmax over their logits. Where the
+            model pads a picture to a square, the last rows or columns show none of it.
         prompt: name of the prompt.
         latency: how long each phase took; prefill is the run.
     """
@@ -47,7 +48,8 @@ def to_segmentation(seen: Seen, image: ImageGeometry) -> Segmentation:
     patches = seen.values["logits"][1 + seen.virtual_tokens :]  # (patches, classes)
     logits = patches.reshape(*image.grid, -1)
     width, height = seen.size
-    classes = upsampled_argmax(logits, height, width, image.sides)
+    sides = image.sides_of(seen.size, seen.frame)
+    classes = upsampled_argmax(logits, height, width, sides)
     counts = np.zeros(len(seen.labels), np.int64)
     for square in _squares(height, width):
         counts += np.bincount(classes[square].ravel(), minlength=len(counts))
@@ -77,9 +79,9 @@ def upsampled_argmax(
         logits: of the patches.
         height: of the picture in pixels.
         width: of the picture in pixels.
-        sides: height and width in patches, more than rows and columns where a part of a patch is left
-            over at the bottom and on the right: pixels there have the class of the nearest patch. None
-            is none left over.
+        sides: height and width of the picture in patches. They are more than rows and columns where a part
+            of a patch is left over at the bottom and on the right: pixels there have the class of the
+            nearest patch. They are fewer where the picture was padded there. None is neither.
     """
     rows, columns = logits.shape[:2]
     tall, wide = sides or (rows, columns)

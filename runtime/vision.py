@@ -44,6 +44,8 @@ class Seen:
             (1 + P + N, head_size), those that the task reads. The first position is the picture's own,
             P are virtual tokens, N patches row by row.
         size: width and height of the picture in pixels, upright.
+        frame: width and height, in these pixels, of what the graph was given where all of the picture was:
+            it, or the square that it is padded to at the bottom or on the right.
         labels: of the head that was used; empty without one.
         prompt: name of the prompt; None for the plain model.
         virtual_tokens: P.
@@ -52,6 +54,7 @@ class Seen:
 
     values: Values
     size: tuple[int, int]
+    frame: tuple[int, int]
     labels: tuple[str, ...]
     prompt: str | None
     virtual_tokens: int
@@ -145,7 +148,7 @@ class Vision(ABC, Generic[PromptT]):
         for piece in self._pieces(sights):
             rows = [sights[index] for index in piece]
             begin = time.perf_counter()
-            pixels, sizes = self._read(rows)
+            pixels, sizes, decode_ms = self._read(rows)
             preprocess_ms = (time.perf_counter() - begin) * 1e3
             ran = self._run(pixels, rows)
             for index, sight, size, values, labels in zip(
@@ -165,9 +168,12 @@ class Vision(ABC, Generic[PromptT]):
                     input_tokens=self.image.num_patches,
                     new_tokens=0,
                     preprocess_ms=preprocess_ms,
+                    decode_ms=decode_ms,
                 )
                 name = None if sight.prompt is None else sight.prompt.name
-                results[index] = finish(sight, Seen(values, size, labels, name, virtual, latency))
+                frame = self._preprocessor.frame(size)
+                seen = Seen(values, size, frame, labels, name, virtual, latency)
+                results[index] = finish(sight, seen)
         return [results[index] for index in range(len(sights))]
 
     @abstractmethod
@@ -184,17 +190,19 @@ class Vision(ABC, Generic[PromptT]):
 
     def _read(
         self, rows: Sequence[Sight[PromptT]]
-    ) -> tuple[npt.NDArray[Any], list[tuple[int, int]]]:
-        """Pixel values (pictures, 3, height, width) in the engine's type, and the pictures' own sizes."""
+    ) -> tuple[npt.NDArray[Any], list[tuple[int, int]], float]:
+        """Pixel values (pictures, 3, height, width), the pictures' own sizes, milliseconds of decoding."""
         from edgept.pictures import read_picture  # Pillow: models of text do without
 
         shape = (len(rows), 3, self.image.height, self.image.width)
         pixels = np.empty(shape, self._float_type)
-        sizes = []
+        sizes, decode_s = [], 0.0
         for row, sight in enumerate(rows):
             # else the one before is seen under another prompt
             if row == 0 or sight.picture is not rows[row - 1].picture:
+                begin = time.perf_counter()
                 picture = read_picture(sight.picture)
+                decode_s += time.perf_counter() - begin
             pixels[row] = self._preprocessor(picture, whole=sight.task in _WHOLE)
             sizes.append(picture.size)
-        return pixels, sizes
+        return pixels, sizes, decode_s * 1e3

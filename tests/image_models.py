@@ -4,8 +4,16 @@ from pathlib import Path
 from typing import Any
 
 KINDS = ("vit", "deit", "dinov2", "clip", "siglip")
-# Those with a text tower beside the image's, and one with registers; they have no classifier here.
-MORE_KINDS = ("clip-text", "siglip-text", "owlvit", "dinov2-registers", "dinov2-large", "vit-wide")
+# Those with a text tower beside the image's, with registers, and the like; but for BEiT, without a classifier.
+MORE_KINDS = (
+    "beit",
+    "clip-text",
+    "siglip-text",
+    "owlvit",
+    "dinov2-registers",
+    "dinov2-large",
+    "vit-wide",
+)
 SIDE, PATCH, HIDDEN, LAYERS = 32, 8, 32, 3
 
 
@@ -33,6 +41,7 @@ def tiny_image_model(kind: str, labels: tuple[str, ...] = ()) -> Any:
         "dinov2": (t.Dinov2Config, t.Dinov2Model, t.Dinov2ForImageClassification),
         "clip": (t.CLIPVisionConfig, t.CLIPVisionModel, t.CLIPForImageClassification),
         "siglip": (t.SiglipVisionConfig, t.SiglipVisionModel, t.SiglipForImageClassification),
+        "beit": (t.BeitConfig, t.BeitModel, t.BeitForImageClassification),
     }
     text = {
         "hidden_size": HIDDEN,
@@ -49,6 +58,7 @@ def tiny_image_model(kind: str, labels: tuple[str, ...] = ()) -> Any:
         "clip-text": (t.CLIPConfig, t.CLIPModel, {**both, "projection_dim": 24}),
         "siglip-text": (t.SiglipConfig, t.SiglipModel, both),
         "owlvit": (t.OwlViTConfig, t.OwlViTForObjectDetection, {**both, "projection_dim": HIDDEN}),
+        "owlv2": (t.Owlv2Config, t.Owlv2ForObjectDetection, {**both, "projection_dim": HIDDEN}),
         "vit-wide": (t.ViTConfig, t.ViTModel, {**common, "image_size": (SIDE, 48)}),
         # as the released ones, trained on larger pictures than they are given
         "dinov2-large": (t.Dinov2Config, t.Dinov2Model, {**common, "image_size": 2 * SIDE}),
@@ -60,6 +70,10 @@ def tiny_image_model(kind: str, labels: tuple[str, ...] = ()) -> Any:
         model: Any = tower(tower_config(**settings))
     else:
         config, bare, classifier = configs[kind]
+        if kind == "beit":
+            common |= dict.fromkeys(
+                ("use_relative_position_bias", "use_shared_relative_position_bias"), True
+            )
         model = (classifier if labels else bare)(config(**common))
     with torch.no_grad():
         for parameter in model.parameters():
@@ -83,7 +97,9 @@ def save_image_model(kind: str, folder: Path, labels: tuple[str, ...] = ()) -> N
         "dinov2": t.BitImageProcessorPil(**cropped),
         "clip": t.CLIPImageProcessorPil(**cropped),
         "siglip": t.SiglipImageProcessorPil(size=square),
+        "beit": t.BeitImageProcessorPil(size=square),
         "owlvit": t.OwlViTImageProcessorPil(size=square),
+        "owlv2": t.Owlv2ImageProcessorPil(size=square),
     }
     if kind == "vit-wide":
         processors["vit"] = t.ViTImageProcessorPil(size={"height": SIDE, "width": 48})

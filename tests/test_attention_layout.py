@@ -77,6 +77,20 @@ def test_a_prefix_stays_in_front() -> None:
     np.testing.assert_allclose(run(joined, prefix=3), run(apart, prefix=3), atol=1e-6)
 
 
+def test_a_reshape_to_the_same_shape_is_passed_over() -> None:
+    model = attention_graph()
+    attended = next(node for node in model.graph if node.op_type == "Attention").outputs[0]
+    attended.shape = ir.Shape(["b", HEADS, "n", SIZE])
+    same = ir.node("Reshape", [attended, ir.Value(name="anything")])
+    same.outputs[0].shape = ir.Shape(["b", HEADS, "n", SIZE])
+    transpose = attended.consumers()[0]
+    transpose.replace_input_with(0, same.outputs[0])
+    model.graph.insert_before(transpose, same)
+    assert join_heads(model) == 1
+    assert [node.op_type for node in model.graph] == ["Attention", "Neg"]
+    np.testing.assert_allclose(run(model), run(attention_graph()), atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("old", "new"),
     [

@@ -14,12 +14,21 @@ import pytest
 from click.testing import CliRunner, Result
 
 import edgept
+from edgept.bench.answers import Answers
+from edgept.bench.comparison import _block
 from edgept.bench.earlier import read_earlier
-from edgept.bench.measurement import measure
+from edgept.bench.loop import run_loop
+from edgept.bench.phases import Samples
 from edgept.bench.plan import Plan, length_of_run
+from edgept.bench.question import Question
+from edgept.bench.requests import make_request
+from edgept.bench.residents import measure_level, measure_recent
+from edgept.bench.rival import find_rival
+from edgept.bench.texts import Texts, least_request
 from edgept.bundle import MANIFEST_NAME, hash_file, read_manifest
 from edgept.cli import main
 from edgept.runtime.decoder import Decoder
+from edgept.runtime.device import read_device
 from tests.conftest import VOCABULARY
 
 SHORT = ["--threads", 1, "--prompt-length", 8, "--new-tokens", 6]
@@ -125,10 +134,6 @@ def test_a_swap_is_a_copy_and_a_recent_one_is_none(
     bundle: Path, files: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In the loop and among residents every swap copies; between two recent prompts none does."""
-    from edgept.bench.answers import Answers
-    from edgept.bench.question import Question
-    from edgept.bench.requests import make_request
-    from edgept.bench.residents import measure_level, measure_recent
     from edgept.runtime.cache import SharedCache
 
     model = edgept.load(bundle, threads=1)
@@ -143,16 +148,16 @@ def test_a_swap_is_a_copy_and_a_recent_one_is_none(
 
     monkeypatch.setattr(SharedCache, "begin_with", begin_with)
     length = dataclasses.replace(length_of_run(quick=True, seconds=None, samples=None), seconds=0)
-    request = make_request(model, pool, Question(None, [5, 6, 7], 4, 4), Answers())
+    request = make_request(Texts(Question(None, [5, 6, 7], 4, 4)), model, pool, Answers())
     for _ in range(6):
         request()
     assert held == [False] * 6
     held.clear()
-    recent = measure_recent(model, pool, 5, length)
+    recent = measure_recent(model, pool, length)
     assert len(recent) == 10
     assert held[2:] == [True] * 10  # behind a first one under each
     held.clear()
-    assert len(measure_level(model, pool, 5, length, seed=0).swap_ms) == 10
+    assert len(measure_level(least_request(model), pool, length, seed=0).swap_ms) == 10
     assert not any(held[1:])
 
 
@@ -226,6 +231,34 @@ def test_a_comparison_with_itself_is_interleaved(
     assert "interleaved" in (tmp_path / "page.html").read_text("utf-8")
 
 
+def test_neither_side_of_a_comparison_is_favoured(bundle: Path, files: Path) -> None:
+    """The first of a block is now one, now the other; and one has as many cache buffers as the other."""
+    models = [edgept.load(bundle, threads=1) for _ in range(2)]
+    prompts = [model.load_prompt(files / "spanish.npy") for model in models]
+    pools = [model._generator("generate").decoder._pool for model in models]
+    question = Question(None, [5, 6, 7], 4, 4)
+    for ids in ([5, 6], [5] * 100):
+        models[0].generate(ids, prompt=prompts[0], max_new_tokens=1)
+    assert len(pools[0]._free) > len(pools[1]._free)
+    subject, notes = Texts(question).beside(models[0], prompts[0], models[1], prompts[1])
+    assert (subject, notes) == (Texts(question), [])
+    assert [len(pool._free) for pool in pools] == [1, 1]
+    order: list[str] = []
+    blocks: list[tuple[Samples, Samples]] = []
+
+    def side(name: str) -> Callable[[], Samples]:
+        def run() -> Samples:
+            order.append(name)
+            return {"swap": [float(name == "a")]}
+
+        return run
+
+    for _ in range(3):
+        _block(side("a"), side("b"), blocks)
+    assert "".join(order) == "abba" + "baab" + "abba"
+    assert all(this["swap"] == [1, 1] and other["swap"] == [0, 0] for this, other in blocks)
+
+
 def test_a_comparison_with_a_report_whose_bundle_is_gone(
     first: Path, bundle: Path, tmp_path: Path
 ) -> None:
@@ -254,23 +287,20 @@ def test_a_comparison_with_a_report_whose_bundle_is_gone(
         ({"rate": 3.0}, "open loop"),
         ({"manifest_sha256": "0" * 64}, "not the one that was measured"),
         ({"prompts": [("es", Path("gone.npy"), "")]}, "not at hand"),
+        ({"request": Question(None, [5, 6], 6, 6)}, "not the same tokens"),
     ],
 )
 def test_why_two_reports_are_not_interleaved(
-    first: Path, bundle: Path, files: Path, change: dict[str, Any], why: str
+    first: Path, bundle: Path, tmp_path: Path, change: dict[str, Any], why: str
 ) -> None:
-    earlier = dataclasses.replace(read_earlier(first), **change)
-    plan = Plan(
-        bundle,
-        (("es", files / "spanish.npy"), (None, files / "german.npy")),
-        length_of_run(quick=False, seconds=None, samples=1),
-        quick=True,
-        threads=1,
-        power=False,
-    )
-    comparison = measure(plan, earlier=earlier).comparison
-    assert comparison is not None
-    assert why in comparison.why
+    same = read_earlier(first)
+    assert isinstance(same.request, Question)
+    plan = Plan(bundle, (), length_of_run(quick=True, seconds=None, samples=None), threads=1)
+    sides = edgept.load(bundle, threads=1), Texts(same.request), read_device()
+    earlier = dataclasses.replace(same, **change)
+    found = find_rival(earlier, *sides, plan, tmp_path)
+    assert isinstance(found, str)
+    assert why in found
 
 
 def test_a_bundle_without_a_tokenizer_and_no_prompt(bundle: Path, tmp_path: Path) -> None:
@@ -318,11 +348,6 @@ def test_known_phases_come_through_the_whole_of_it(
         return wait
 
     model = edgept.load(bundle, threads=1)
-    from edgept.bench.answers import Answers
-    from edgept.bench.loop import run_loop
-    from edgept.bench.question import Question
-    from edgept.bench.requests import make_request
-
     pool = [model.load_prompt(files / f"{name}.npy") for name in ("spanish", "german")]
     monkeypatch.setattr(Decoder, "open", waits("open", 1.0, object()))
     monkeypatch.setattr(Decoder, "prefill", waits("prefill", 20.0, logits))
@@ -333,7 +358,8 @@ def test_known_phases_come_through_the_whole_of_it(
     for left in reversed(range(5)):  # what a busy machine did to one run, it does not do to all
         for values in took.values():
             values.clear()
-        request = make_request(model, pool, Question(None, [5, 6, 7], 9, 9), Answers())
+        texts = Texts(Question(None, [5, 6, 7], 9, 9))
+        request = make_request(texts, model, pool, Answers())
         series = run_loop(request, length)
         skip = series.warm_up.requests
         medians = {name: float(np.median(values)) for name, values in series.samples.items()}

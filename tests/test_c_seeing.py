@@ -90,11 +90,11 @@ class Both:
 def seen(values: dict[str, Any], labels: tuple[str, ...], tokens: int, side: int) -> Seen:
     """What Python's tasks read, of a picture that is `side` pixels high and wide."""
     latency = Latency(0, 0, 0, 0, 0, None, None, 0, tokens, 0, 0)
-    return Seen(values, (side, side), labels, None, tokens, latency)
+    return Seen(values, (side, side), (side, side), labels, None, tokens, latency)
 
 
 @pytest.mark.parametrize(
-    ("kind", "labels"), [("vit", ()), ("vit", OWN), ("clip-text", ()), ("owlvit", ())]
+    ("kind", "labels"), [("vit", ()), ("vit", OWN), ("clip-text", ()), ("owlv2", ())]
 )
 def test_outputs_are_bit_identical_and_read_as_in_python(
     kind: str, labels: tuple[str, ...], image_bundle_of: Callable[..., Path], tmp_path: Path
@@ -203,12 +203,12 @@ def test_the_plain_model(image_bundle_of: Callable[..., Path], tmp_path: Path) -
 def test_what_the_bundle_says(
     image_bundle_of: Callable[..., Path], bundle_of: Callable[..., Path]
 ) -> None:
-    for kind in ("vit", "owlvit"):
+    for kind in ("vit", "owlv2"):
         c = CModel(image_bundle_of(kind))
         image = c.image
         assert (image.height, image.width, image.patch_size) == (SIDE, SIDE, 8)
         assert (image.rows, image.columns, image.layers) == (4, 4, LAYERS)
-        assert image.patches_detect == (kind == "owlvit")
+        assert image.patches_detect == (kind == "owlv2")
         assert c.vocab_size == 0
         c.close()
     c = CModel(bundle_of("llama"))
@@ -295,7 +295,7 @@ def outcome_in_c(c: CModel, data: bytes) -> str:
 
 
 @pytest.mark.parametrize(
-    ("kind", "labels"), [("vit", ()), ("vit", OWN), ("clip-text", ()), ("owlvit", ())]
+    ("kind", "labels"), [("vit", ()), ("vit", OWN), ("clip-text", ()), ("owlv2", ())]
 )
 def test_the_same_prompts_fit(
     kind: str, labels: tuple[str, ...], image_bundle_of: Callable[..., Path]
@@ -414,7 +414,7 @@ def test_text_on_an_image_bundle_and_the_other_way_round(
 
 
 def test_what_cannot_be_seen(image_bundle_of: Callable[..., Path], tmp_path: Path) -> None:
-    both, other = Both(image_bundle_of("vit"), tmp_path), Both(image_bundle_of("owlvit"), tmp_path)
+    both, other = Both(image_bundle_of("vit"), tmp_path), Both(image_bundle_of("owlv2"), tmp_path)
     prompts = {prompt.task: both.load(prompt)[1] for prompt in prompts_for(both.python.manifest)}
     with pytest.raises(CStatusError, match="another bundle"):
         other.c.see(PIXELS, prompts[CLASSIFIES])
@@ -489,7 +489,7 @@ def test_memory_and_threads(image_bundle_of: Callable[..., Path], tmp_path: Path
 
     `make -C runtime/c test sanitize` does it on a ViT, with sanitizers too.
     """
-    bundle = image_bundle_of("owlvit")
+    bundle = image_bundle_of("owlv2")
     paths = []
     for number, prompt in enumerate(prompts_for(read_manifest(bundle))):
         paths.append(str(tmp_path / f"{number}.safetensors"))

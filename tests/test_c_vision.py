@@ -44,7 +44,7 @@ def same(found: Any, expected: Any) -> None:
             np.testing.assert_array_equal(mine, other, field.name)
 
 
-@pytest.mark.parametrize(("kind", "labels"), [("vit", OWN), ("owlvit", ())])
+@pytest.mark.parametrize(("kind", "labels"), [("vit", OWN), ("owlv2", ())])
 def test_every_task_in_both_engines(
     kind: str, labels: tuple[str, ...], image_bundle_of: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -31,7 +31,6 @@ SIZES: dict[str, Any] = {
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
 }
-KINDS = ("clip", "siglip", "owlvit")
 
 
 def tokenizer(eos: int) -> Any:
@@ -70,8 +69,12 @@ def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]
             )
         if kind == "siglip":
             return t.SiglipModel(t.SiglipConfig(text_config=text, vision_config=vision))
-        return t.OwlViTForObjectDetection(
-            t.OwlViTConfig(text_config=text, vision_config=vision, projection_dim=32)
+        if kind == "owlvit":
+            return t.OwlViTForObjectDetection(
+                t.OwlViTConfig(text_config=text, vision_config=vision, projection_dim=32)
+            )
+        return t.Owlv2ForObjectDetection(
+            t.Owlv2Config(text_config=text, vision_config=vision, projection_dim=32)
         )
 
     def folder(kind: str) -> Path:
@@ -86,7 +89,7 @@ def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]
             model.save_pretrained(folders[kind])
             tokenizer(kind != "siglip").save_pretrained(folders[kind])
             processor = {
-                "image_processor_type": "ViTImageProcessor",
+                "image_processor_type": f"{'Owlv2' if kind == 'owlv2' else 'ViT'}ImageProcessor",
                 "size": {"height": 32, "width": 32},
             }
             (folders[kind] / "preprocessor_config.json").write_text(json.dumps(processor))
@@ -155,17 +158,20 @@ def test_an_underscore_is_a_space(folder_of: Callable[[str], Path]) -> None:
     assert marked.labels == ("dark_red", "blue")
 
 
-def test_what_owlvit_looks_for(tmp_path: Path, folder_of: Callable[[str], Path]) -> None:
+@pytest.mark.parametrize("kind", ["owlvit", "owlv2"])
+def test_what_is_looked_for_by_its_name(
+    kind: str, tmp_path: Path, folder_of: Callable[[str], Path]
+) -> None:
     import transformers as t
 
-    folder = folder_of("owlvit")
+    folder = folder_of(kind)
     prompt = class_prompt(str(folder), CLASSES[:2], templates=["a photo of the {} ."])
     assert prompt.task == "object-detection"
     path = min(write_folder(tmp_path / "train", rows=3).rglob("*.png"))
     backbone = load_backbone(str(folder))
     logits, _ = by_hand(backbone, prompt, path)
     pixels = backbone.preprocessor(edgept_picture(path), whole=True)
-    auto: Any = t.OwlViTForObjectDetection
+    auto: Any = t.AutoModelForZeroShotObjectDetection
     model = auto.from_pretrained(folder).eval()
     texts = [f"a photo of the {name} ." for name in CLASSES[:2]]
     ids = tokenizer(True)(texts, return_tensors="pt", padding=True)
@@ -228,16 +234,16 @@ def test_visual_prompts_under_clip(tmp_path: Path, folder_of: Callable[[str], Pa
     assert record["best"]["loss"] < 0.98 * record["validations"][0]["loss"]
 
 
-@pytest.mark.parametrize("method", ["head", "vpt-deep"])
+@pytest.mark.parametrize(("kind", "method"), [("owlvit", "head"), ("owlv2", "vpt-deep")])
 def test_what_is_looked_for_is_learnt(
-    method: str, tmp_path: Path, folder_of: Callable[[str], Path]
+    kind: str, method: str, tmp_path: Path, folder_of: Callable[[str], Path]
 ) -> None:
-    """OWL-ViT's patches with their own boxes; from texts, or from nothing."""
+    """Patches with their own boxes, OWLv2's in the picture padded to a square; from texts, or from nothing."""
     from edgept.tune.vision.losses import patch_detection_loss
 
     data = write_coco(tmp_path / "train", rows=6)
     output = tmp_path / "p.safetensors"
-    backbone = load_backbone(str(folder_of("owlvit")))
+    backbone = load_backbone(str(folder_of(kind)))
     settings = Settings(
         method=method, steps=30, batch_size=6, virtual_tokens=2, eval_every=5, patience=0
     )
@@ -251,7 +257,8 @@ def test_what_is_looked_for_is_learnt(
     targets = []
     for i in range(6):
         picture, (x, y, width, height) = draw(CLASSES[i % 3], i)
-        sides = np.array([picture.width, picture.height] * 2)
+        frame = [max(picture.size)] * 2 if kind == "owlv2" else [picture.width, picture.height]
+        sides = np.array(frame * 2)
         box = np.array([[x + width / 2, y + height / 2, width, height]]) / sides
         boxes = torch.from_numpy(box.astype(np.float32))
         targets.append(Target(0, torch.tensor([i % 3]), boxes, None))
@@ -262,7 +269,7 @@ def test_what_is_looked_for_is_learnt(
     )
     assert float(loss) == pytest.approx(record["best"]["loss"], rel=1e-4)
     if method == "head":
-        texts = class_prompt(str(folder_of("owlvit")), CLASSES)
+        texts = class_prompt(str(folder_of(kind)), CLASSES)
         begin = tmp_path / "texts.safetensors"
         edgept.write_prompt(texts, begin)
         settings = Settings(method="head", steps=2, batch_size=6, init=f"prompt:{begin}")

@@ -63,7 +63,7 @@ def test_the_models_family_counts_where_no_class_is_named(tmp_path: Path) -> Non
     ("edit", "says"),
     [
         (lambda s: s.update(crop_size={"height": 64, "width": 48}), "makes pictures of 48 x 64"),
-        (lambda s: s.update(image_processor_type="Owlv2ImageProcessor"), "Owlv2ImageProcessor"),
+        (lambda s: s.update(image_processor_type="DonutImageProcessor"), "DonutImageProcessor"),
         (lambda s: s.update(do_center_crop=False), "own proportions"),
         (lambda s: s.update(do_pad=True, pad_size=64), "do_pad is True"),
     ],

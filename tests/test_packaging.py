@@ -172,8 +172,8 @@ def test_a_device_gets_no_torch(built: Built) -> None:
 
 def test_lowest_onnxruntime_is_said_once(built: Built) -> None:
     """A bundle's manifest and the package ask for the same one."""
-    exporter = (ROOT / "export" / "exporter.py").read_text(encoding="utf-8")
-    said = re.search(r'^_MIN_ONNXRUNTIME = "([\d.]+)"$', exporter, re.MULTILINE)
+    describe = (ROOT / "export" / "describe.py").read_text(encoding="utf-8")
+    said = re.search(r'^_MIN_ONNXRUNTIME = "([\d.]+)"$', describe, re.MULTILINE)
     assert said is not None
     for extra, name in (("cpu", "onnxruntime"), ("gpu", "onnxruntime-gpu")):
         assert built.requirements(extra)[name] == f">={said[1].removesuffix('.0')}"

@@ -137,6 +137,28 @@ def test_random_settings_agree() -> None:
         assert np.array_equal(ours(picture), values_of(processor, picture)), settings
 
 
+@pytest.mark.parametrize("settings", [{}, {"do_pad": False}, {"size": {"height": 40, "width": 56}}])
+def test_owlv2_blurs_what_it_shrinks_and_pads_to_a_square(
+    settings: dict[str, Any], tmp_path: Path
+) -> None:
+    size = {"height": 48, "width": 48}
+    processor = transformers_processor("Owlv2", **{"size": size, **settings})
+    ours = saved(processor, tmp_path)
+    for height, width in [*SIZES, (49, 47), (48, 48), (311, 900)]:
+        picture = noise(height, width)
+        expected, found = values_of(processor, picture), ours(picture)
+        assert found.dtype == np.float32
+        assert found.flags.c_contiguous
+        assert found.shape == expected.shape
+        assert np.abs(found - expected).max() < one_grey_level(processor) / 100, (height, width)
+        assert np.array_equal(found, ours(picture, whole=True))
+    frame = (300, 300) if settings.get("do_pad", True) else (300, 7)
+    assert ours.frame((300, 7)) == frame
+    assert Preprocessor({"image_processor_type": "Owlv2ImageProcessor"}).height == 960
+    settings = {"image_processor_type": "Owlv2ImageProcessor", "do_pad": False}
+    assert Preprocessor(settings).digest != Preprocessor({**settings, "do_pad": True}).digest
+
+
 def test_the_whole_picture_can_be_asked_for() -> None:
     ours = Preprocessor({"image_processor_type": "CLIPImageProcessor"})
     picture = noise(60, 300)
@@ -157,7 +179,11 @@ VIT = {"image_processor_type": "ViTImageProcessor"}
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "no class": ({"size": 224}, "image_processor_type is None"),
     "another class": ({"image_processor_type": "DonutImageProcessor"}, "'DonutImageProcessor'"),
-    "one that pads": ({"image_processor_type": "Owlv2ImageProcessor"}, "'Owlv2ImageProcessor'"),
+    "unlike owlv2": ({"image_processor_type": "Owlv2ImageProcessor", "resample": 3}, "blurs first"),
+    "cropped": (
+        {"image_processor_type": "Owlv2ImageProcessor", "do_center_crop": True},
+        "do_center_crop is True",
+    ),
     "a bare family": ({"image_processor_type": "ViT"}, "image_processor_type is 'ViT'"),
     "unknown": ({**VIT, "do_solarize": True}, "do_solarize is True"),
     "code": ({**VIT, "auto_map": {"AutoImageProcessor": "evil.Processor"}}, "auto_map"),
@@ -209,3 +235,6 @@ def test_a_picture_whose_resized_form_would_be_huge_is_refused(
     with pytest.raises(InvalidFileError, match="448000 x 224 before it is cropped"):
         ours(noise(1, 2000))
     assert ours(noise(1, 2000), whole=True).shape == (3, 224, 224)
+    long = Image.new("RGB", ((1 << 16) + 1, 1))
+    with pytest.raises(InvalidFileError, match="is 65537 long"):
+        Preprocessor({"image_processor_type": "Owlv2ImageProcessor"})(long)

@@ -168,38 +168,42 @@ def test_detections_are_those_of_pytorch(model: edgept.Model, bundle: Path, deep
 def test_patches_find_what_the_prompt_asks_for_as_in_transformers(
     image_bundle_of: Callable[..., Path],
 ) -> None:
+    """In pixels of the picture, which OWLv2 pads to a square."""
     import torch
-    from transformers.models.owlvit.image_processing_pil_owlvit import OwlViTImageProcessorPil
-    from transformers.models.owlvit.modeling_owlvit import OwlViTObjectDetectionOutput
+    from transformers.models.owlv2.image_processing_pil_owlv2 import Owlv2ImageProcessorPil
+    from transformers.models.owlv2.modeling_owlv2 import Owlv2ObjectDetectionOutput
 
-    bundle = image_bundle_of("owlvit")
-    model, frozen = edgept.load(bundle, threads=1), tiny_image_model("owlvit")
+    bundle = image_bundle_of("owlv2")
+    model, frozen = edgept.load(bundle, threads=1), tiny_image_model("owlv2")
     queries = np.random.default_rng(0).normal(size=(3, HIDDEN)).astype(np.float32)
     queries /= np.linalg.norm(queries, axis=1, keepdims=True)
     head = np.concatenate([queries, np.ones((3, 1), np.float32)], axis=1)
     labels = ("cat", "dog", "emu")
     prompt = edgept.Prompt({"head.weight": head}, name="pets", task=DETECTS, labels=labels)
-    pixels = Preprocessor.from_bundle(bundle)(Image.fromarray(photo()))
-    with torch.no_grad():
-        maps = frozen.image_embedder(torch.from_numpy(pixels)[None])[
-            0
-        ]  # (1, rows, columns, hidden)
-        features = maps.flatten(1, 2)
-        logits, _ = frozen.class_predictor(features, torch.from_numpy(queries)[None])
-        boxes = frozen.box_predictor(features, maps)
-        expected = OwlViTImageProcessorPil().post_process_object_detection(
-            OwlViTObjectDetectionOutput(logits=logits, pred_boxes=boxes),
-            threshold=0.0,
-            target_sizes=[(40, 56)],
-        )[0]
     loaded = model.load_prompt(prompt)
-    found = model.detect(photo(), prompt=loaded, threshold=0).found
-    order = expected["scores"].argsort(descending=True, stable=True)
-    assert len(found) == len(order) == 16
-    close([item.score for item in found], expected["scores"][order])
-    corners = expected["boxes"][order].clip(min=0).minimum(torch.tensor([56.0, 40, 56, 40]))
-    close([item.box for item in found], corners)
-    assert [item.label for item in found] == [labels[index] for index in expected["labels"][order]]
+    processor: Any = Owlv2ImageProcessorPil
+    processor = processor.from_pretrained(bundle)
+    for height, width in ((40, 56), (90, 20)):
+        picture = Image.fromarray(photo(height, width))
+        pixels = processor(picture, return_tensors="pt")["pixel_values"].float()
+        with torch.no_grad():
+            maps = frozen.image_embedder(pixels)[0]  # (1, rows, columns, hidden)
+            features = maps.flatten(1, 2)
+            logits, _ = frozen.class_predictor(features, torch.from_numpy(queries)[None])
+            boxes = frozen.box_predictor(features, maps)
+            expected = processor.post_process_object_detection(
+                Owlv2ObjectDetectionOutput(logits=logits, pred_boxes=boxes),
+                threshold=0.0,
+                target_sizes=[(height, width)],
+            )[0]
+        found = model.detect(picture, prompt=loaded, threshold=0).found
+        order = expected["scores"].argsort(descending=True, stable=True)
+        assert len(found) == len(order) == 16
+        close([item.score for item in found], expected["scores"][order])
+        end = torch.tensor([float(width), height, width, height])
+        close([item.box for item in found], expected["boxes"][order].clip(min=0).minimum(end))
+        names = [labels[index] for index in expected["labels"][order]]
+        assert [item.label for item in found] == names
     assert isinstance(model.see(photo(), prompt=loaded), Detections)
     with pytest.raises(UsageError, match="no head of its own"):
         model.see(photo())
@@ -418,6 +422,8 @@ def test_latency_says_where_the_time_went(model: edgept.Model, tmp_path: Path) -
     prompt = model.load_prompt(make_prompt())
     latency = model.classify_image(path, prompt=prompt).latency
     assert latency.preprocess_ms is not None
+    assert latency.decode_ms is not None
+    assert 0 < latency.decode_ms < latency.preprocess_ms
     parts = latency.swap_ms + latency.preprocess_ms + latency.prefill_ms
     assert 0 < parts <= latency.total_ms
     assert (latency.virtual_tokens, latency.input_tokens, latency.new_tokens) == (4, 16, 0)
@@ -623,8 +629,10 @@ def test_pixels_beyond_the_last_whole_patch_move_no_others() -> None:
     covered = torch.nn.functional.interpolate(planes, (32, 40), mode="bilinear")
     expected = torch.nn.functional.pad(covered, (0, 5, 0, 6), mode="replicate")[0].argmax(0)
     values = {"logits": np.concatenate([logits[0, :1], logits.reshape(20, 3)])}
-    seen = Seen(values, (45, 38), ("a", "b", "c"), None, 0, latency=None)  # type: ignore[arg-type]
-    found = to_segmentation(seen, image)
-    assert np.array_equal(found.classes, expected.numpy())
-    for index, share in enumerate(found.shares):
-        assert share == pytest.approx((expected == index).float().mean().item())
+    for size in ((45, 38), (45, 20), (9, 38)):  # the last two at the top left of the square
+        seen = Seen(values, size, (45, 38), ("a", "b", "c"), None, 0, latency=None)  # type: ignore[arg-type]
+        found = to_segmentation(seen, image)
+        part = expected[: size[1], : size[0]]
+        assert np.array_equal(found.classes, part.numpy())
+        for index, share in enumerate(found.shares):
+            assert share == pytest.approx((part == index).float().mean().item())

@@ -46,7 +46,7 @@ def test_every_family_is_tuned(kind: str, tmp_path: Path) -> None:
         *[("vit", task, "vpt-deep", "fp32") for task in TASKS],
         ("vit", "image-classification", "head", "fp32"),
         ("vit", "image-segmentation", "vpt-shallow", "int8"),
-        ("owlvit", "object-detection", "head", "fp32"),
+        ("owlv2", "object-detection", "head", "fp32"),
     ],
 )
 def test_the_bundle_gives_what_pytorch_gave(

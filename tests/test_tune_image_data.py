@@ -37,6 +37,9 @@ class Small:
         pixels = np.asarray(picture.resize((8, 8)), dtype=np.float32)
         return np.ascontiguousarray(pixels.transpose(2, 0, 1)) + float(whole)
 
+    def frame(self, size: tuple[int, int]) -> tuple[int, int]:
+        return size
+
 
 def save(path: Path, size: tuple[int, int] = (10, 6), mode: str = "RGB") -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -261,6 +264,27 @@ def test_a_folder_of_masks(tmp_path: Path) -> None:
     assert named.labels == ("road", "sky", "sea")
     (tmp_path / "labels.txt").write_text("road\nsky\n")
     assert read_picture_data(tmp_path, Settings()).labels == ("road", "sky")
+
+
+def test_what_is_learnt_lies_where_a_padded_picture_shows_it(tmp_path: Path) -> None:
+    """10 x 6 pixels at the top of a square, whose 8 x 8 pixels the model reads."""
+
+    class Padding(Small):
+        def frame(self, size: tuple[int, int]) -> tuple[int, int]:
+            return max(size), max(size)
+
+    path = coco(tmp_path)
+    boxes = read_picture_data(path, Settings())
+    target = open_store(boxes, boxes.labels, Padding(), whole=True)[0][1]
+    np.testing.assert_allclose(target.boxes, [[0.3, 0.35, 0.4, 0.3]], atol=1e-6)
+    masks = read_picture_data(path, Settings(task="image-segmentation"))
+    mask = open_store(masks, masks.labels, Padding(), whole=True)[0][1].mask
+    own = open_store(masks, masks.labels, Small(), whole=True)[0][1].mask
+    assert mask is not None
+    assert own is not None
+    assert (mask == 255).all(dim=1).tolist() == [False] * 5 + [True] * 3
+    assert (own != 255).all()
+    assert {*mask[:5].flatten().tolist()} == {*own.flatten().tolist()}
 
 
 def test_numbers_of_masks_stand_for_names(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 
@@ -23,7 +24,7 @@ from edgept.prompt_file import write_prompt
 from tests.image_models import HIDDEN, KINDS, LAYERS, MORE_KINDS, save_image_model, tiny_image_model
 
 LABELS = ("cat", "dog", "owl")
-CLASSIFIERS = ("vit", "deit", "dinov2")
+CLASSIFIERS = ("vit", "deit", "dinov2", "beit")
 RANDOM = np.random.default_rng(5)
 
 
@@ -93,8 +94,9 @@ def test_a_deep_prompt_replaces_and_a_shallow_one_flows_on() -> None:
             )
 
 
-def test_queries_of_texts_find_what_transformers_finds() -> None:
-    model, pictures = tiny_image_model("owlvit"), pixels(1)
+@pytest.mark.parametrize("kind", ["owlvit", "owlv2"])
+def test_queries_of_texts_find_what_transformers_finds(kind: str) -> None:
+    model, pictures = tiny_image_model(kind), pixels(1)
     ids = torch.tensor([[5, 6, 2], [7, 8, 2]])
     module = prompted(model)
     with torch.no_grad():
@@ -108,7 +110,8 @@ def test_queries_of_texts_find_what_transformers_finds() -> None:
     np.testing.assert_allclose(boxes[:, 1:], expected.pred_boxes, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", [*KINDS, *MORE_KINDS])
+# test_seeing.py has CLIP's tower alone
+@pytest.mark.parametrize("kind", [*(kind for kind in KINDS if kind != "clip"), *MORE_KINDS])
 def test_exported_bundle_is_exact(kind: str, tmp_path: Path) -> None:
     """Every task, shallow and deep, alone and in a batch; the export's own check is the measure."""
     labels = LABELS if kind in CLASSIFIERS else ()
@@ -121,6 +124,11 @@ def test_exported_bundle_is_exact(kind: str, tmp_path: Path) -> None:
     grid = (4, 6) if kind == "vit-wide" else (4, 4)
     assert (manifest.image.num_layers, manifest.image.grid) == (LAYERS, grid)
     assert manifest.labels == list(labels)
+    graph = onnx.load(tmp_path / "bundle" / "model.onnx", load_external_data=False).graph
+    attentions = [node for node in graph.node if node.op_type == "Attention"]
+    assert len(attentions) >= LAYERS  # a pooling may have one
+    for node in attentions[:LAYERS]:  # nothing is moved between projections and attention
+        assert "q_num_heads" in {attribute.name for attribute in node.attribute}
 
 
 def test_verify_compares_a_prompt(tmp_path: Path) -> None:

@@ -1,8 +1,17 @@
 """Whether what is measured is right: the same request under the same prompt has one answer."""
 
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
-__all__ = ["Answers", "Correctness"]
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["Answer", "Answers", "Correctness", "are_alike"]
+
+Answer: TypeAlias = npt.NDArray[Any]
+"""One row: token ids, or the numbers of what is found in a picture."""
+
+_ROUNDING = 1e-3  # of the largest number
 
 
 @dataclass(frozen=True)
@@ -10,11 +19,11 @@ class Correctness:
     """What was seen of the answers during the run. All decoding is greedy.
 
     Attributes:
-        swaps_back: whether A → B → A gave the first answer again, token for token.
+        swaps_back: whether A → B → A gave the first answer again, token for token or bit for bit.
         prompts_matter: whether B's answer differs from A's; random prompts often change nothing.
         checked: answers that were compared with the first one under their prompt.
         different: of these, how many were another one.
-        starts_equal: processes of their own whose first token was the same as here.
+        starts_equal: processes of their own whose first token, or class, was the same as here.
         starts: such processes.
         batch_rows: rows of the first batch; 0 without batches.
         batch_rows_equal: of these, those with the answer that they have alone.
@@ -39,16 +48,20 @@ class Answers:
     """Remembers the first answer under each prompt and counts those that differ from it."""
 
     def __init__(self) -> None:
-        self._first: dict[tuple[str, bool], list[int]] = {}
+        self._first: dict[tuple[str, bool], Answer] = {}
         self.checked = self.different = 0
 
-    def check(self, prompt: str, token_ids: list[int], *, batch: bool = False) -> None:
+    def check(self, prompt: str, answer: Answer, *, batch: bool = False) -> None:
         """Compare with the first answer under this prompt; rows of a batch with rows of a batch."""
-        first = self._first.setdefault((prompt, batch), token_ids)
-        if first is not token_ids:
+        first = self._first.setdefault((prompt, batch), answer)
+        if first is not answer:
             self.checked += 1
-            self.different += first != token_ids
+            self.different += not np.array_equal(first, answer)
 
-    def first(self, prompt: str) -> list[int]:
-        """The first answer under a prompt, alone."""
-        return self._first[prompt, False]
+
+def are_alike(one: Answer, other: Answer) -> bool:
+    """Whether token ids are equal, and other numbers as near as those that were added in another order."""
+    if one.shape != other.shape or one.dtype.kind == "i":
+        return np.array_equal(one, other)
+    largest = np.abs(one).max(initial=0.0)
+    return bool(np.allclose(one, other, rtol=0, atol=_ROUNDING * largest))

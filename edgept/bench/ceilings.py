@@ -18,7 +18,7 @@ __all__ = ["Ceilings", "measure_ceilings"]
 _READ_BYTES = 256 << 20  # several times any cache
 _SIZE = 1024  # rows and columns of the products
 _TRIES = 5
-_WEIGHT_BITS = {"fp32": 32, "fp16": 16, "int8": 8, "int4": 4}
+_WEIGHT_BITS = {"fp32": 32, "fp16": 16, "int8": 8, "int8-dynamic": 8, "int4": 4}
 _BLOCK_SIZE = 32  # of bundles that do not say
 
 
@@ -31,30 +31,30 @@ class Ceilings:
         operations_per_s: measured float32 matrix products of onnxruntime; a multiplication and an
             addition are two.
         token_bytes: the weight files and the keys and values of a request. An input embedding with
-            weights of its own is in the files though a token reads one row of it.
+            weights of its own is in the files though a token reads one row of it. None of pictures.
         prefill_operations: about two for each weight and token, and the head once: only the last
             token's logits are wanted. Weights are counted by the files' bytes, so an input embedding with
-            weights of its own, which nothing multiplies, and tables of the graph count too much.
-            Attention's own products are left out.
-        tpot_ms: time to read token_bytes.
-        prefill_ms: time for prefill_operations.
+            weights of its own, which nothing multiplies, tables of the graph, and what stays floats beside
+            integers count too much. Attention's own products are left out.
+        tpot_ms: time to read token_bytes; None of pictures.
+        prefill_ms: time for prefill_operations; of pictures, of the run.
     """
 
     read_bytes_per_s: float
     operations_per_s: float
-    token_bytes: int
+    token_bytes: int | None
     prefill_operations: float
-    tpot_ms: float
+    tpot_ms: float | None
     prefill_ms: float
 
 
-def measure_ceilings(model: Model, *, prefill_tokens: int, length: int) -> Ceilings:
+def measure_ceilings(model: Model, *, prefill_tokens: int, length: int | None) -> Ceilings:
     """Measure them; about a second.
 
     Args:
         model: whose threads and provider count.
-        prefill_tokens: of a request.
-        length: of its sequence half way through the answer.
+        prefill_tokens: of a request; of pictures, virtual tokens and patches of all rows.
+        length: of its sequence half way through the answer; None where no tokens are generated.
     """
     manifest = model.manifest
     weights = sum(
@@ -64,17 +64,22 @@ def measure_ceilings(model: Model, *, prefill_tokens: int, length: int) -> Ceili
     read = _read_memory(model.threads) if on_cpu else _read_device(model)
     seconds = _product_seconds(model, _SIZE, _SIZE, _SIZE)
     operations = 2 * _SIZE**3 / seconds
-    token_bytes = weights + _kv_bytes(manifest, length)
+    token_bytes = None if length is None else weights + _kv_bytes(manifest, length)
     prefill = _prefill_operations(manifest, weights, prefill_tokens)
     return Ceilings(
-        read, operations, token_bytes, prefill, token_bytes / read * 1e3, prefill / operations * 1e3
+        read_bytes_per_s=read,
+        operations_per_s=operations,
+        token_bytes=token_bytes,
+        prefill_operations=prefill,
+        tpot_ms=None if token_bytes is None else token_bytes / read * 1e3,
+        prefill_ms=prefill / operations * 1e3,
     )
 
 
 def _prefill_operations(manifest: Manifest, weight_bytes: int, tokens: int) -> float:
     bits = _WEIGHT_BITS[manifest.precision]
     each = bits / 8
-    if bits < 16:  # a block's scale
+    if manifest.precision in ("int8", "int4"):  # a block's scale
         scale = np.dtype(manifest.float_type).itemsize
         each += scale / (manifest.block_size or _BLOCK_SIZE)
     head = manifest.vocab_size * manifest.hidden_size

@@ -1,6 +1,6 @@
 """This run against another report: interleaved where both can run here, else sample by sample."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,28 +10,16 @@ from edgept.bench.answers import Answers
 from edgept.bench.earlier import Earlier
 from edgept.bench.loop import Request, run_loop, timed
 from edgept.bench.phases import LOOP, TITLES, Samples
-from edgept.bench.plan import Length
-from edgept.bench.prompts import find_prompts
-from edgept.bench.question import Question
+from edgept.bench.plan import Plan, Progress
 from edgept.bench.ratio import Ratio, ratio_of_pairs, ratio_of_series
 from edgept.bench.requests import make_request
-from edgept.bundle import MANIFEST_NAME, hash_file, read_manifest
-from edgept.errors import EdgeptError
+from edgept.bench.rival import Rival, find_rival
+from edgept.bench.subject import Subject
 from edgept.prompt import Prompt
-from edgept.runtime.content import LoadedPrompt
 from edgept.runtime.device import Device
-from edgept.runtime.model import Model, load
+from edgept.runtime.model import Model
 
-__all__ = [
-    "Compared",
-    "Comparison",
-    "Rival",
-    "compare_interleaved",
-    "compare_reports",
-    "find_rival",
-]
-
-_SAME_VERSIONS = ("edgept", "onnxruntime", "onnxruntime-gpu")
+__all__ = ["Compared", "Comparison", "compare"]
 
 
 @dataclass(frozen=True)
@@ -50,7 +38,7 @@ class Comparison:
 
     Attributes:
         report: path of the other report.
-        kind: "interleaved" (A B B A, same tokens, same threads) or "two reports, not interleaved".
+        kind: "interleaved" (A B B A, B A A B, same request, same threads) or "two reports, not interleaved".
         why: why it is not interleaved, "" where it is.
         phases: by name.
         different: answers of the interleaved requests that changed; 0 when they are right.
@@ -65,121 +53,72 @@ class Comparison:
     notes: list[str]
 
 
-@dataclass(frozen=True)
-class Rival:
-    """The other report's side, ready to run again: its model and its prompts."""
-
-    model: Model
-    pool: list[LoadedPrompt]
-
-
-def find_rival(
-    earlier: Earlier, model: Model, question: Question, device: Device, batch: int, folder: Path
-) -> Rival | str:
-    """The other report's bundle and prompts, loaded; or why they cannot run against this one here.
+def compare(
+    plan: Plan,
+    subject: Subject,
+    model: Model,
+    prompts: Sequence[Prompt],
+    samples: Samples,
+    *,
+    earlier: Earlier,
+    device: Device,
+    folder: Path,
+    progress: Progress,
+) -> Comparison:
+    """Run both sides in turn, A B B A, B A A B, on the same request and threads; else compare the samples.
 
     Args:
-        earlier: the other report.
+        plan: this side's; the length of the series is in blocks of four requests.
+        subject: this side's request.
         model: this side's.
-        question: this side's request.
+        prompts: this side's.
+        samples: of this run.
+        earlier: the other report.
         device: this machine.
-        batch: this side's rows.
         folder: for random prompts that are made again.
+        progress: told the blocks and seconds so far.
     """
-    ours = {name: device.packages.get(name) for name in _SAME_VERSIONS}
-    theirs = {name: earlier.versions.get(name) for name in _SAME_VERSIONS}
-    manifest_file = earlier.bundle / MANIFEST_NAME
-    checks: list[tuple[bool, str]] = [
-        (earlier.rate is not None, "the other report has an open loop"),
-        (
-            device.cpu.model != earlier.cpu,
-            f"the other report is of another machine ({earlier.cpu})",
-        ),
-        (ours != theirs, f"versions differ: {_list(ours)} here, {_list(theirs)} there"),
-        (
-            earlier.threads != model.threads,
-            f"{model.threads} threads here, {earlier.threads} there",
-        ),
-        (earlier.batch != batch, f"{batch} rows here, {earlier.batch} there"),
-        (
-            earlier.token_ids != question.token_ids or earlier.new_tokens != question.new_tokens,
-            "the requests are not the same tokens",
-        ),
-    ]
-    for differs, why in checks:
-        if differs:
-            return why
-    try:
-        if hash_file(manifest_file) != earlier.manifest_sha256:
-            return f"the bundle at {earlier.bundle} is not the one that was measured"
-        manifest = read_manifest(earlier.bundle)
-        given = [] if earlier.random else [(name, path) for name, path, _ in earlier.prompts]
-        prompts = find_prompts(given, manifest, folder, earlier.seed)
-        found = [facts.tensors_sha256 for facts, _ in prompts]
-        if found != [sha256 for _, _, sha256 in earlier.prompts]:
-            return "the other report's prompts have changed"
-        other = load(earlier.bundle, threads=model.threads, providers=earlier.providers)
-        loaded = [other.load_prompt(prompt) for _, prompt in prompts]
-    except (EdgeptError, OSError) as error:
-        return f"the other report's bundle or prompts are not at hand: {error}"
-    return Rival(other, loaded)
+    rival = find_rival(earlier, model, subject, device, plan, folder / "other")
+    resident = plan.resident or max(2, len(prompts))
+    if isinstance(rival, str):
+        comparison = _compare_reports(samples, earlier, rival)
+        note = f"{resident} prompts took turns here, {earlier.resident} in the other report"
+        unlike = earlier.resident != resident
+    else:
+        comparison = _compare_interleaved(plan, subject, model, prompts, rival, earlier, progress)
+        note = (
+            f"the {len(prompts)} prompts given take turns on both sides, not {resident} residents"
+        )
+        unlike = plan.resident is not None
+    return replace(comparison, notes=[*comparison.notes, note]) if unlike else comparison
 
 
-def _list(versions: dict[str, str | None]) -> str:
-    return ", ".join(f"{name} {version}" for name, version in versions.items() if version)
-
-
-def compare_interleaved(
+def _compare_interleaved(
+    plan: Plan,
+    subject: Subject,
     model: Model,
     prompts: Sequence[Prompt],
     rival: Rival,
     earlier: Earlier,
-    question: Question,
-    length: Length,
-    *,
-    batch: int,
-    progress: Callable[[int, float], None] | None = None,
+    progress: Progress,
 ) -> Comparison:
-    """Run both sides in turn, A B B A, on the same tokens and threads.
-
-    Args:
-        model: this side's.
-        prompts: this side's.
-        rival: the other side.
-        earlier: the other report.
-        question: what both are asked; ids where the two tokenisers read its text differently.
-        length: of the series; its samples are blocks of four requests.
-        batch: rows.
-        progress: told the blocks and seconds so far.
-    """
-    notes: list[str] = []
-    texts = (model.tokenizer, rival.model.tokenizer)
-    ids = [
-        t.encode(question.text, special_tokens=True) if t and question.text is not None else None
-        for t in texts
-    ]
-    if question.text is not None and ids[0] != ids[1]:
-        question = replace(question, text=None)
-        notes.append("the two read the text as different tokens, so both are given this one's ids")
     pool = [model.load_prompt(prompt) for prompt in prompts]
+    shared, notes = subject.beside(model, pool[0], rival.model, rival.pool[0])
     answers, other_answers = Answers(), Answers()
-    this = make_request(model, pool, question, answers, batch=batch)
-    other = make_request(rival.model, rival.pool, question, other_answers, batch=batch)
+    this = make_request(shared, model, pool, answers, batch=plan.batch)
+    other = make_request(shared, rival.model, rival.pool, other_answers, batch=plan.batch)
     blocks: list[tuple[Samples, Samples]] = []
-    series = run_loop(lambda: _block(this, other, blocks), length, progress=progress)
+    series = run_loop(
+        lambda: _block(this, other, blocks),
+        plan.length,
+        progress=lambda count, seconds: progress(
+            f"interleaved blocks of four: {count} in {seconds:.0f} s",
+            plan.length.share(count, seconds),
+        ),
+    )
     pairs = _pairs(blocks[series.warm_up.requests :])
     if series.throttled:
         notes.append("the machine was throttled meanwhile; both sides were")
-    lengths = [
-        len(
-            side.generate(
-                question.content, prompt=first, max_new_tokens=question.new_tokens
-            ).token_ids
-        )
-        for side, first in ((model, pool[0]), (rival.model, rival.pool[0]))
-    ]
-    if lengths[0] != lengths[1]:
-        notes.append(f"answers have {lengths[0]} tokens here and {lengths[1]} there")
     compared = {
         name: _compared(ratio_of_pairs(a, b, together=len(pairs)), a, b)
         for name, (a, b) in pairs.items()
@@ -189,8 +128,15 @@ def compare_interleaved(
 
 
 def _block(this: Request, other: Request, blocks: list[tuple[Samples, Samples]]) -> Samples:
-    first, second, third, last = timed(this), timed(other), timed(other), timed(this)
-    blocks.append((_together(first, last), _together(second, third)))
+    """A B B A, and B A A B in the next one; kept beside the loop, which times the whole block.
+
+    What runs first finds the caches as the loop's own work left them.
+    """
+    turned = len(blocks) % 2 == 1
+    outer, inner = (other, this) if turned else (this, other)
+    first, second, third, last = timed(outer), timed(inner), timed(inner), timed(outer)
+    sides = _together(first, last), _together(second, third)
+    blocks.append((sides[1], sides[0]) if turned else sides)
     return {}
 
 
@@ -213,14 +159,8 @@ def _compared(ratio: Ratio, this: list[float], other: list[float]) -> Compared:
     return Compared(ratio, ratio.word, this, other)
 
 
-def compare_reports(samples: Samples, earlier: Earlier, why: str) -> Comparison:
-    """Compare this run's samples with the other report's; what the machine did between is in the ratio.
-
-    Args:
-        samples: of this run.
-        earlier: the other report.
-        why: why the two were not interleaved.
-    """
+def _compare_reports(samples: Samples, earlier: Earlier, why: str) -> Comparison:
+    """Compare this run's samples with the other report's; what the machine did between is in the ratio."""
     names = [name for name in TITLES if name in samples and name in earlier.samples]
     compared = {}
     for name in names:

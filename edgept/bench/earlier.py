@@ -7,13 +7,16 @@ import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from edgept.bench.phases import TITLES, Samples
+from edgept.bench.picture import PictureFile
+from edgept.bench.question import Question
 from edgept.errors import InvalidFileError, UsageError
 
-__all__ = ["Earlier", "read_earlier"]
+__all__ = ["Earlier", "read_earlier", "request_of"]
 
+_Asked = TypeVar("_Asked", Question, PictureFile)
 _MAX_BYTES = 256 << 20
 
 
@@ -29,9 +32,7 @@ class Earlier:
         prompts: name, path and hash of the tensors of each.
         random: whether its prompts are random ones, made from the seed.
         seed: of the random prompts.
-        text: of its request, None for ids.
-        token_ids: of its request.
-        new_tokens: that it asked for.
+        request: that it was of.
         threads: that it ran on.
         providers: that it ran on.
         batch: rows.
@@ -49,9 +50,7 @@ class Earlier:
     prompts: list[tuple[str, Path, str]]
     random: bool
     seed: int
-    text: str | None
-    token_ids: list[int]
-    new_tokens: int
+    request: Question | PictureFile
     threads: int
     providers: list[str]
     batch: int
@@ -86,6 +85,22 @@ def read_earlier(path: Path) -> Earlier:
         raise _malformed(path, what) from error
 
 
+def request_of(earlier: Earlier | None, kind: type[_Asked]) -> _Asked | None:
+    """The request of another report, None without one.
+
+    Raises:
+        UsageError: it is of the other kind, so that nothing in the two can be compared.
+    """
+    if earlier is None:
+        return None
+    if isinstance(earlier.request, kind):
+        return earlier.request
+    raise UsageError(
+        f"{earlier.path} is a report on {earlier.request.of}, and this is a bundle for {kind.of}: nothing "
+        "in the two can be compared. Name another report, or leave out --compare."
+    )
+
+
 def _from_fields(path: str, fields: dict[str, Any]) -> Earlier:
     bundle, request, settings = fields["bundle"], fields["request"], fields["settings"]
     samples: Samples = {
@@ -93,7 +108,6 @@ def _from_fields(path: str, fields: dict[str, Any]) -> Earlier:
         for name, phase in fields["phases"].items()
         if name in TITLES and phase["unit"] == "ms"
     }
-    text = request["text"]
     return Earlier(
         path=path,
         created=str(fields["created"]),
@@ -105,9 +119,7 @@ def _from_fields(path: str, fields: dict[str, Any]) -> Earlier:
         ],
         random=any(item["random"] for item in fields["prompts"]),
         seed=_whole(settings["seed"]),
-        text=None if text is None else str(text),
-        token_ids=[_whole(token) for token in request["token_ids"]],
-        new_tokens=_whole(request["new_tokens"]),
+        request=_picture(request) if "sha256" in request else _question(request),
         threads=_whole(settings["threads"]),
         providers=[str(name) for name in settings["providers"]],
         batch=_whole(settings["batch"]),
@@ -116,6 +128,26 @@ def _from_fields(path: str, fields: dict[str, Any]) -> Earlier:
         versions={str(k): str(v) for k, v in fields["device"]["packages"].items()},
         cpu=str(fields["device"]["cpu"]["model"]),
         samples={name: values for name, values in samples.items() if values},
+    )
+
+
+def _question(fields: dict[str, Any]) -> Question:
+    text = fields["text"]
+    return Question(
+        text=None if text is None else str(text),
+        token_ids=[_whole(token) for token in fields["token_ids"]],
+        new_tokens=_whole(fields["new_tokens"]),
+        answered_tokens=_whole(fields["answered_tokens"]),
+    )
+
+
+def _picture(fields: dict[str, Any]) -> PictureFile:
+    return PictureFile(
+        name=str(fields["name"]),
+        width=_whole(fields["width"]),
+        height=_whole(fields["height"]),
+        nbytes=_whole(fields["nbytes"]),
+        sha256=str(fields["sha256"]),
     )
 
 

@@ -147,7 +147,7 @@ def _residents(report: Report) -> str:
         for level, summary in levels
     ]
     names = ("resident prompts", "MB", "n", f"median, {unit}", "p90", "p99")
-    caption = "Each of these swaps copies keys and values, which recent prompts need not."
+    caption = f"Of these swaps, {report.request.swaps}."
     return _figure(points(x, y, values, line=True), caption) + _table(names, rows)
 
 
@@ -161,7 +161,7 @@ def _distribution(phase: Phase) -> str:
 
 
 def _conditions(report: Report) -> Iterable[list[str]]:
-    device, settings, request = report.device, report.settings, report.request
+    device, settings = report.device, report.settings
     before, after = report.before, report.checks[-1].conditions
     yield ["made", report.created]
     yield ["processor", f"{device.cpu.model}, {device.cpu.architecture}, {device.cpu.cores} cores"]
@@ -182,9 +182,8 @@ def _conditions(report: Report) -> Iterable[list[str]]:
     for prompt in report.prompts:
         digest = f"tensors SHA-256 {prompt.tensors_sha256}"
         yield ["prompt", f"{prompt.name}, {prompt.virtual_tokens} virtual tokens, {digest}"]
-    answer = f"{request.answered_tokens} of {request.new_tokens} new ones"
-    shape = f"{len(request.token_ids)} tokens, {answer}, {settings.batch} rows"
-    yield ["request", f"{shape}, {settings.loop}"]
+    shape = report.request.describe(report.prompts[0].virtual_tokens)
+    yield ["request", f"{shape}, {settings.batch} rows; {settings.loop}"]
     if report.joules_per_request is not None:
         source = f"{report.energy.source}, without the reference kernel's share"
         yield ["energy", f"{report.joules_per_request:.3g} J a request ({source})"]

@@ -2,12 +2,12 @@
 
 import gc
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from edgept.bench.plan import Length, Plan
-from edgept.bench.process_start import start_to_first_token
+from edgept.bench.process_start import start_to_first_answer
 from edgept.bench.prompts import PromptFile
-from edgept.bench.question import Question
+from edgept.bench.subject import Least
 from edgept.runtime.model import Model, load
 
 __all__ = ["load_prompts", "load_sessions", "start_processes"]
@@ -36,7 +36,7 @@ def load_sessions(plan: Plan, advance: Advance) -> tuple[list[float], Model]:
 
 
 def load_prompts(
-    plan: Plan, model: Model, files: Sequence[PromptFile], token: int, advance: Advance
+    plan: Plan, model: Model, files: Sequence[PromptFile], least: Least, advance: Advance
 ) -> list[float]:
     """From a prompt file on disk to a request that has it swapped in, every check included."""
     samples: list[float] = []
@@ -45,26 +45,25 @@ def load_prompts(
         advance(len(samples) / length.samples)
         file = files[len(samples) % len(files)]
         prompt = model.load_prompt(file.path, name=file.name)
-        latency = model.generate([token], prompt=prompt, max_new_tokens=1).latency
-        samples.append(prompt.load_ms + latency.swap_ms)
+        samples.append(prompt.load_ms + least(prompt).swap_ms)
     return samples
 
 
 def start_processes(
-    plan: Plan, file: PromptFile, question: Question, advance: Advance
+    plan: Plan, file: PromptFile, message: Mapping[str, object], advance: Advance
 ) -> tuple[list[float], list[int]]:
-    """Processes of their own, each to its first token; that token's id, too."""
+    """Processes of their own, each to its first answer, and what each says of it."""
     samples: list[float] = []
-    tokens: list[int] = []
+    said: list[int] = []
     length, began = _length(plan), time.perf_counter()
     while not length.is_enough(len(samples), time.perf_counter() - began):
         advance(len(samples) / length.samples)
-        milliseconds, token = start_to_first_token(
-            plan.bundle, file.path, question.content, plan.threads, plan.providers
+        milliseconds, number = start_to_first_answer(
+            plan.bundle, file.path, message, plan.threads, plan.providers
         )
         samples.append(milliseconds)
-        tokens.append(token)
-    return samples, tokens
+        said.append(number)
+    return samples, said
 
 
 def _length(plan: Plan) -> Length:

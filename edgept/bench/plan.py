@@ -1,11 +1,15 @@
 """What a benchmark measures, and for how long."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from edgept.errors import UsageError
 
-__all__ = ["Length", "Plan", "length_of_run"]
+__all__ = ["Length", "Plan", "Progress", "length_of_run"]
+
+Progress = Callable[[str, float], None]
+"""Told what is being done, and how much of it is, from 0 to 1."""
 
 _QUICK = (10, 3.0)  # samples, seconds: both are reached
 _DEFAULT = (1024, 60.0)
@@ -35,6 +39,11 @@ class Length:
         if self.limit_s is not None and seconds >= self.limit_s:
             return samples > 0
         return samples >= self.samples and seconds >= self.seconds
+
+    def share(self, samples: int, seconds: float) -> float:
+        """How much of a series is done, from 0 to 1."""
+        done = min(samples / max(self.samples, 1), seconds / self.seconds if self.seconds else 1.0)
+        return min(1.0, done if self.limit_s is None else max(done, seconds / self.limit_s))
 
     def part(self, samples: int, share: float) -> "Length":
         """The length of a series beside the main one: at most so many samples and that share of its time."""
@@ -68,6 +77,8 @@ class Plan:
         prompt_length: tokens of the request's text, without virtual ones; None takes 64, or the
             request of the report that is compared with.
         new_tokens: that a request asks for; None as above.
+        picture: file that is looked at, of a bundle for images; None takes that of the report that is
+            compared with, or makes one.
         batch: rows that run together.
         threads: None takes every core.
         providers: onnxruntime's; None takes the bundle's.
@@ -83,6 +94,7 @@ class Plan:
     quick: bool = False
     prompt_length: int | None = None
     new_tokens: int | None = None
+    picture: Path | None = None
     batch: int = 1
     threads: int | None = None
     providers: tuple[str, ...] | None = None

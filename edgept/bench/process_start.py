@@ -1,33 +1,40 @@
-"""Time from the start of a process to its first token."""
+"""Time from the start of a process to its first answer."""
 
 import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import edgept
 from edgept.errors import EdgeptError
-from edgept.runtime.content import Content
 
-__all__ = ["start_to_first_token"]
+__all__ = ["start_to_first_answer"]
 
 _TIMEOUT_S = 600
 
 
-def start_to_first_token(
+def start_to_first_answer(
     bundle: Path,
     prompt: str,
-    content: Content,
+    message: Mapping[str, object],
     threads: int | None,
     providers: Sequence[str] | None,
 ) -> tuple[float, int]:
     """Start a Python process that answers one request; the system's file cache is warm.
 
+    Args:
+        bundle: its folder.
+        prompt: path of the prompt file.
+        message: what is asked: the content of a text, or the path of a picture.
+        threads: as in `edgept.load`.
+        providers: as in `edgept.load`.
+
     Returns:
-        Milliseconds from before the process is made to its first token on a pipe, and that token's id.
+        Milliseconds from before the process is made to its first token on a pipe, and that token's id;
+        of a picture, to its result, and what `edgept.bench.sightings.first_number` says of it.
 
     Raises:
         EdgeptError: the process failed; the message is its own.
@@ -35,12 +42,12 @@ def start_to_first_token(
     request = {
         "bundle": str(bundle),
         "prompt": prompt,
-        "content": content,
+        **message,
         "threads": threads,
         "providers": providers and list(providers),
     }
     # -P: nothing is imported from the folder that the user happens to be in
-    command = [sys.executable, "-P", "-m", "edgept.bench.first_token"]
+    command = [sys.executable, "-P", "-m", "edgept.bench.first_answer"]
     own_copy = str(Path(edgept.__file__).parents[1])
     paths = [own_copy, *filter(None, [os.environ.get("PYTHONPATH")])]
     began = time.perf_counter_ns()
@@ -69,7 +76,7 @@ def start_to_first_token(
     if not line.strip().isdecimal():
         last = (said.strip().splitlines() or [f"exit code {process.returncode}"])[-1]
         raise EdgeptError(
-            f"a process of its own did not come to its first token: {last}. "
+            f"a process of its own did not come to its first answer: {last}. "
             "Run 'edgept run' on the bundle to see why."
         )
     return (ended - began) / 1e6, int(line)

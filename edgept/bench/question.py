@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from edgept.prompt import Prompt
 from edgept.runtime.content import Content, LoadedPrompt
 from edgept.runtime.model import Model
 
-__all__ = ["Question", "ask", "check_length", "make_question"]
+__all__ = ["Question", "ask", "check_length", "least_ids", "make_question"]
 
 _TEXT = (
     "hello I ordered a pair of walking boots from your shop last week and the page said that they "
@@ -37,6 +38,14 @@ class Question:
     token_ids: list[int]
     new_tokens: int
     answered_tokens: int
+
+    of: ClassVar[str] = "texts"
+    swaps: ClassVar[str] = "each copies keys and values, which recent prompts need not"
+
+    def describe(self, virtual_tokens: int) -> str:
+        """In a few words, with the prompt's tokens."""
+        tokens = f"{virtual_tokens} virtual + {len(self.token_ids)} tokens"
+        return f"{tokens}, {self.answered_tokens} of {self.new_tokens} new"
 
     @property
     def content(self) -> Content:
@@ -110,6 +119,11 @@ def check_length(
             f"{virtual} virtual, {tokens} text and {new_tokens} new tokens do not fit the longest "
             f"sequence of {longest}. Lower --prompt-length or --new-tokens."
         )
+
+
+def least_ids(model: Model) -> list[int]:
+    """The shortest request that there is: one token, which is no special one in most vocabularies."""
+    return [min(16, model.manifest.vocab_size - 1)]
 
 
 def _candidate(model: Model, tokens: int, turn: int) -> tuple[str | None, list[int]]:

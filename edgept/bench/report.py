@@ -9,7 +9,9 @@ from edgept.bench.answers import Correctness
 from edgept.bench.ceilings import Ceilings
 from edgept.bench.comparison import Comparison
 from edgept.bench.conditions import Conditions
-from edgept.bench.phases import TITLES
+from edgept.bench.loop import Series
+from edgept.bench.phases import Samples
+from edgept.bench.picture import PictureFile
 from edgept.bench.plan import Length, Plan
 from edgept.bench.power import Energy
 from edgept.bench.prompts import PromptFile
@@ -18,7 +20,7 @@ from edgept.bench.reference_kernel import Check
 from edgept.bench.residents import Level
 from edgept.bench.statistics import Summary, summarise
 from edgept.bench.steady import WarmUp
-from edgept.bench.verdict import Verdict
+from edgept.bench.verdict import Verdict, judge_loop_phase, judge_series
 from edgept.bundle import MANIFEST_NAME, hash_file
 from edgept.manifest import Manifest
 from edgept.runtime.device import Device
@@ -33,7 +35,7 @@ __all__ = [
     "Settings",
     "describe_bundle",
     "describe_settings",
-    "make_phase",
+    "make_phases",
 ]
 
 FORMAT = "edgept-bench"
@@ -134,9 +136,22 @@ class Phase:
     samples: list[float]
 
 
-def make_phase(name: str, samples: list[float], verdict: Verdict) -> Phase:
-    """A phase of at least one sample."""
-    return Phase(TITLES[name], "ms", summarise(samples), verdict, samples)
+def make_phases(titles: Mapping[str, str], samples: Samples, series: Series) -> dict[str, Phase]:
+    """The phases that have samples, in the order of their titles.
+
+    Args:
+        titles: of the phases, by name.
+        samples: of what happens once.
+        series: of the requests.
+    """
+    judged = {name: (values, judge_series(values)) for name, values in samples.items() if values}
+    for name, values in series.samples.items():
+        judged[name] = values, judge_loop_phase(name, series)
+    return {
+        name: Phase(title, "ms", summarise(judged[name][0]), judged[name][1], judged[name][0])
+        for name, title in titles.items()
+        if name in judged
+    }
 
 
 @dataclass(frozen=True)
@@ -147,7 +162,7 @@ class Report:
         created: UTC, ISO 8601.
         bundle: that was measured.
         prompts: that were swapped; copies of them beyond these.
-        request: text or ids.
+        request: text or ids; or a picture.
         settings: how.
         device: hardware, a Jetson's power mode, and versions.
         before: clock, temperature and load before anything was run.
@@ -171,7 +186,7 @@ class Report:
     created: str
     bundle: BundleFacts
     prompts: list[PromptFile]
-    request: Question
+    request: Question | PictureFile
     settings: Settings
     device: Device
     before: Conditions

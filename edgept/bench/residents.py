@@ -1,12 +1,14 @@
 """Swap time: of copies against the number of resident prompts, and to prompts that were used last."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from edgept.bench.plan import Length
+from edgept.bench.question import least_ids
+from edgept.bench.subject import Least
 from edgept.errors import UsageError
 from edgept.manifest import Manifest
 from edgept.prompt import Prompt
@@ -14,7 +16,7 @@ from edgept.runtime.content import LoadedPrompt
 from edgept.runtime.device import read_memory
 from edgept.runtime.model import Model
 
-__all__ = ["Level", "check_memory", "grow", "levels_to", "measure_level", "measure_recent"]
+__all__ = ["Level", "check_memory", "levels_to", "measure_level", "measure_recent"]
 
 _KEEP_FREE = 0.8  # of the memory that is free may be taken
 
@@ -26,7 +28,7 @@ class Level:
     Attributes:
         prompts: resident ones.
         nbytes: memory that they take, in bytes.
-        swap_ms: of requests that each take another prompt, at random, and copy it.
+        swap_ms: of requests that each take another prompt, at random.
     """
 
     prompts: int
@@ -49,12 +51,12 @@ def check_memory(prompt: Prompt, manifest: Manifest, size: int) -> None:
         UsageError: they would not fit.
     """
     memory, kv = read_memory(), manifest.kv
-    if memory is None or kv is None:
+    if memory is None:
         return
-    width = np.dtype(manifest.float_type).itemsize
-    rows = prompt.tensors["prompt_embeds"].size if "prompt_embeds" in prompt.tensors else 0
-    cached = 2 * kv.num_layers * kv.num_kv_heads * kv.head_dim * prompt.num_virtual_tokens
-    each = (rows + cached) * width
+    numbers = sum(tensor.size for name, tensor in prompt.tensors.items() if name != "prompt_kv")
+    if kv is not None:
+        numbers += 2 * kv.num_layers * kv.num_kv_heads * kv.head_dim * prompt.num_virtual_tokens
+    each = numbers * np.dtype(manifest.float_type).itemsize
     if size * each > _KEEP_FREE * memory.available_bytes:
         fits = int(_KEEP_FREE * memory.available_bytes / each)
         raise UsageError(
@@ -64,57 +66,38 @@ def check_memory(prompt: Prompt, manifest: Manifest, size: int) -> None:
         )
 
 
-def grow(
-    model: Model,
-    pool: list[LoadedPrompt],
-    more: Iterator[Prompt],
-    size: int,
-    progress: Callable[[int, int], None],
-) -> None:
-    """Make prompts resident until the pool holds `size`."""
-    while len(pool) < size:
-        pool.append(model.load_prompt(next(more)))
-        progress(len(pool), size)
-
-
-def measure_level(
-    model: Model, pool: Sequence[LoadedPrompt], token: int, length: Length, seed: int
-) -> Level:
+def measure_level(least: Least, pool: Sequence[LoadedPrompt], length: Length, seed: int) -> Level:
     """Swap among the residents in random order, with the shortest request there is behind each.
 
-    Every swap is made a copy, whatever cache buffers begin with, so that the levels differ by the
-    number of residents alone: the curve is flat by design.
+    Every swap is the same work, so that the levels differ by the number of residents alone: the curve
+    is flat by design.
     """
-    decoder = model._generator("generate").decoder
     random = np.random.default_rng(seed)
     swaps: list[float] = []
     last, began = -1, time.perf_counter()
-    model.generate([token], prompt=pool[0], max_new_tokens=1)
+    least(pool[0])
     while not length.is_enough(len(swaps), time.perf_counter() - began):
         chosen = int(random.integers(len(pool) - 1))
         last = chosen if chosen < last or last < 0 else chosen + 1  # never the same one again
-        decoder.forget_prefixes()
-        latency = model.generate([token], prompt=pool[last], max_new_tokens=1).latency
-        swaps.append(latency.swap_ms)
+        swaps.append(least(pool[last]).swap_ms)
     return Level(len(pool), sum(prompt.nbytes for prompt in pool), swaps)
 
 
-def measure_recent(
-    model: Model, pool: Sequence[LoadedPrompt], token: int, length: Length
-) -> list[float]:
+def measure_recent(model: Model, pool: Sequence[LoadedPrompt], length: Length) -> list[float]:
     """Milliseconds of swaps between two prompts in turns, whose keys and values lie in cache buffers.
 
     Nothing is measured, [], where the bundle's graph does not extend a buffer in place: each of its
-    swaps is a copy.
+    swaps is a copy, or of pictures, none.
     """
     kv = model.manifest.kv
     if kv is None or not kv.shared_buffer or pool[0].kv is None:
         return []
     swaps: list[float] = []
+    ids = least_ids(model)
     for prompt in pool[:2]:
-        model.generate([token], prompt=prompt, max_new_tokens=1)
+        model.generate(ids, prompt=prompt, max_new_tokens=1)
     began = time.perf_counter()
     while not length.is_enough(len(swaps), time.perf_counter() - began):
         prompt = pool[len(swaps) % 2]
-        swaps.append(model.generate([token], prompt=prompt, max_new_tokens=1).latency.swap_ms)
+        swaps.append(model.generate(ids, prompt=prompt, max_new_tokens=1).latency.swap_ms)
     return swaps

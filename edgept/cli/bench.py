@@ -13,7 +13,6 @@ from edgept.cli.options import bundle_option, json_option
 from edgept.errors import EdgeptError, UsageError
 
 if TYPE_CHECKING:
-    from edgept.bench.plan import Plan
     from edgept.bench.report import Report
 
 __all__ = ["bench"]
@@ -51,17 +50,18 @@ _WRONG = (
 @click.option(
     "--prompt-length",
     type=click.IntRange(min=1),
-    help="Tokens of the request's text. [default: 64, or as in --compare]",
+    help="Tokens of the request's text, where text is generated. [default: 64, or as in --compare]",
 )
 @click.option(
     "--new-tokens",
     type=click.IntRange(min=1),
-    help="Tokens that a request asks for. [default: 64, or as in --compare]",
+    help="Tokens that a request asks for, where text is generated. [default: 64, or as in --compare]",
 )
 @click.option(
     "--picture",
     type=click.Path(path_type=Path),
-    help="Picture for a bundle that looks at pictures. [default: one of 640 x 480 pixels, made here]",
+    help="Picture for a bundle that looks at pictures. [default: as in --compare, or one of 640 x 480 pixels, made "
+    "here]",
 )
 @click.option(
     "--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Rows of a request."
@@ -138,7 +138,7 @@ def bench(
     from edgept.bench.earlier import read_earlier
     from edgept.bench.measurement import measure
     from edgept.bench.plan import Plan, length_of_run
-    from edgept.bundle import find_bundle, read_manifest
+    from edgept.bundle import find_bundle
 
     _check_targets([path for path in (output, html) if path is not None], force=force)
     earlier = None if compare is None else read_earlier(compare)
@@ -149,6 +149,7 @@ def bench(
         quick=quick or (seconds is not None and samples is None),
         prompt_length=prompt_length,
         new_tokens=new_tokens,
+        picture=picture,
         batch=batch,
         threads=threads,
         providers=providers or None,
@@ -156,13 +157,6 @@ def bench(
         rate=rate,
         power=power == "auto",
     )
-    if read_manifest(plan.bundle).image is not None:
-        if compare is not None or html is not None:
-            raise click.UsageError("--compare and --html are for models that generate text.")
-        _bench_pictures(plan, picture, output, force=force, as_json=as_json)
-        return
-    if picture is not None:
-        raise click.UsageError(f"{plan.bundle} does not look at pictures: leave out --picture.")
     with _progress() as progress:
         report = measure(plan, earlier=earlier, progress=progress)
     _write(report, output, html, force=force)
@@ -173,26 +167,6 @@ def bench(
 
         show(report)
     if not report.answers.right or (report.comparison and report.comparison.different):
-        raise EdgeptError(_WRONG)
-
-
-def _bench_pictures(
-    plan: "Plan", picture: Path | None, output: Path | None, *, force: bool, as_json: bool
-) -> None:
-    from edgept.atomic import write_bytes
-    from edgept.bench.pictures import measure_pictures
-
-    with _progress() as progress:
-        report = measure_pictures(plan, picture, progress=progress)
-    if output is not None:
-        write_bytes(output, report.to_json().encode(), overwrite=force)
-    if as_json:
-        click.echo(report.to_json(), nl=False)
-    else:
-        from edgept.cli.bench_table import show_pictures
-
-        show_pictures(report)
-    if not report.answers.right:
         raise EdgeptError(_WRONG)
 
 

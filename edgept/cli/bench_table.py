@@ -1,15 +1,13 @@
 """What `edgept bench` prints on a terminal."""
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from edgept.bench.pictures import PictureReport
     from edgept.bench.report import Report
 
-__all__ = ["show", "show_pictures"]
+__all__ = ["show"]
 
 
 def show(report: "Report") -> None:
@@ -18,57 +16,36 @@ def show(report: "Report") -> None:
     from rich.text import Text
 
     console = Console(highlight=False)
-    facts, settings, request = report.bundle, report.settings, report.request
+    facts, settings = report.bundle, report.settings
     rows = f", {settings.batch} rows" if settings.batch > 1 else ""
-    virtual = report.prompts[0].virtual_tokens
+    request = report.request.describe(report.prompts[0].virtual_tokens)
     console.print(
         Text(
             f"{facts.source}, {facts.precision}, {settings.threads} threads, "
-            f"{settings.providers[0].removesuffix('ExecutionProvider')}; {virtual} virtual + "
-            f"{len(request.token_ids)} tokens, {request.answered_tokens} new{rows}; {settings.loop}\n"
+            f"{settings.providers[0].removesuffix('ExecutionProvider')}; {request}{rows}; "
+            f"{settings.loop}\n"
         ),
         soft_wrap=True,
     )
-    _findings(console, report, _more(report))
+    _phases(console, report)
+    _findings(console, report)
     _comparison(console, report)
 
 
-def show_pictures(report: "PictureReport") -> None:
-    """The same of a bundle that looks at pictures."""
-    from rich.console import Console
+def _findings(console: "Console", report: "Report") -> None:
+    """Whether the phases are steady, and what is to be said of them."""
     from rich.text import Text
 
-    console = Console(highlight=False)
-    facts, settings, picture = report.bundle, report.settings, report.picture
-    rows = f", {settings.batch} pictures together" if settings.batch > 1 else ""
-    console.print(
-        Text(
-            f"{facts.source}, {facts.precision}, {settings.threads} threads, "
-            f"{settings.providers[0].removesuffix('ExecutionProvider')}; "
-            f"{report.prompts[0].virtual_tokens} virtual tokens, {picture.width} x {picture.height} pixels in "
-            f"{picture.nbytes} bytes{rows}; {settings.loop}\n"
-        ),
-        soft_wrap=True,
-    )
-    _findings(console, report, [])
-
-
-def _findings(console: "Console", report: "Report | PictureReport", more: Sequence[str]) -> None:
-    """The phases, whether they are steady, and what is to be said of them."""
-    from rich.text import Text
-
-    _phases(console, report)
-    console.print()
     style = "green" if report.verdict.word == "steady" else "yellow"
-    console.print(Text(report.verdict.word, style=f"bold {style}"))
+    console.print(Text(f"\n{report.verdict.word}", style=f"bold {style}"))
     lines = [*report.verdict.reasons, *report.notes]
     if report.answers.right:
         lines.append(f"A → B → A and {report.answers.checked} repeated answers are right")
-    for line in [*lines, *more]:
+    for line in [*lines, *_more(report)]:
         console.print(Text(f"  {line}"), soft_wrap=True)
 
 
-def _phases(console: "Console", report: "Report | PictureReport") -> None:
+def _phases(console: "Console", report: "Report") -> None:
     from rich.table import Table
     from rich.text import Text
 
@@ -106,17 +83,20 @@ def _more(report: "Report") -> list[str]:
     medians = [(level, summarise(level.swap_ms).median) for level in report.residents]
     unit, factor = unit_of(medians[0][1])
     swaps = ", ".join(f"{level.prompts}: {format_duration(m, factor)}" for level, m in medians)
-    lines.append(f"median swap (copied) by number of resident prompts, {unit}: {swaps}")
+    lines.append(
+        f"median swap by number of resident prompts, {unit}: {swaps} ({report.request.swaps})"
+    )
     ceilings, phases = report.ceilings, report.phases
-    if "tpot" in phases:
+    if "tpot" in phases and ceilings.tpot_ms is not None and ceilings.token_bytes is not None:
         times = phases["tpot"].summary.median / ceilings.tpot_ms
         lines.append(
             f"time per output token is {times:.1f} times that of reading {ceilings.token_bytes / 1e6:.0f} MB "
             f"at the measured {ceilings.read_bytes_per_s / 1e9:.1f} GB/s"
         )
-    times = phases["prefill"].summary.median / ceilings.prefill_ms
+    forward = "prefill" if "prefill" in phases else "run"
+    times = phases[forward].summary.median / ceilings.prefill_ms
     lines.append(
-        f"prefill is {times:.1f} times its {ceilings.prefill_operations / 1e9:.2f} G operations at the "
+        f"{forward} is {times:.1f} times its {ceilings.prefill_operations / 1e9:.2f} G operations at the "
         f"measured {ceilings.operations_per_s / 1e9:.0f} G/s of float32 products"
     )
     if report.joules_per_request is not None:

@@ -46,8 +46,8 @@ def classes(
 ) -> None:
     """Make a prompt of MODEL from the names of classes alone (zero-shot).
 
-    MODEL is a whole CLIP or SigLIP model, whose prompt classifies pictures, or OWL-ViT, whose prompt finds
-    things: a transformers folder or a hub id. Its text side is read here, once; the device reads a matrix.
+    MODEL is a whole CLIP or SigLIP model, whose prompt classifies pictures, or OWL-ViT or OWLv2, whose prompt
+    finds things: a transformers folder or a hub id. Its text side is read here, once; the device reads a matrix.
     Of a name, "_" is read as a space.
 
     \N{BACKSPACE}

@@ -1,6 +1,7 @@
 """The demo: a small support assistant and a small image model that this project trained itself.
 
 Code organization:
+    stage.py          what both demos do: export, pack prompts, swap them in turns
     show.py           `edgept demo`
     corpus.py         the generated corpus; texts/ holds its sentences
     train_model.py    trains the frozen model, from nothing but the corpus

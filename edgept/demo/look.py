@@ -3,14 +3,13 @@
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from edgept.atomic import atomic_folder
+from edgept.demo.stage import Shown, set_stage
 from edgept.demo.views import TASKS, make_view
-from edgept.manifest import Manifest
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -24,11 +23,9 @@ MODEL = HERE / "model"
 PROMPTS = HERE / "prompts"
 HEADS = HERE / "heads"  # for comparison: what a task gets from the model as it is
 
-_MARKER = "demo.txt"
 _SEED = 4003  # of the pictures that are shown; no training and no evaluation has it
 _PICTURES = 4
 _SIDE = 256  # pixels, to be looked at
-_SWAPS = 700  # as in show.py
 
 
 @dataclass(frozen=True)
@@ -57,40 +54,20 @@ class VisionAnswer:
 
 
 @dataclass(frozen=True)
-class VisionDemo:
-    """What the demo did and measured.
+class VisionDemo(Shown):
+    """What the demo did and measured; see `edgept.demo.stage.Shown`.
 
     Attributes:
-        folder: where bundle, prompt files and pictures are.
         sheet: the pictures under all prompts in one.
-        manifest: of the bundle, parity figures included.
-        bundle_bytes: size of the bundle.
-        load_ms: bundle to a session that is ready.
-        threads: that computed.
-        swaps: measured swaps over all prompts.
-        swap_p99_us: their 99th percentile, in microseconds.
         answers: one a prompt.
         mixed: how many requests, each under a prompt of its own, ran as one batch.
         mixed_ms: what that took, pixels to results.
-        seconds: that the whole demo took.
     """
 
-    folder: str
     sheet: str
-    manifest: Manifest
-    bundle_bytes: int
-    load_ms: float
-    threads: int
-    swaps: int
-    swap_p99_us: float
     answers: list[VisionAnswer]
     mixed: int
     mixed_ms: float
-    seconds: float
-
-    def to_json(self) -> dict[str, Any]:
-        """All fields as JSON takes them."""
-        return asdict(self)
 
 
 def run_vision_demo(
@@ -107,77 +84,44 @@ def run_vision_demo(
         UsageError: the folder holds something else.
         ExportError: the export failed.
     """
-    import numpy as np
     from PIL import Image
 
-    from edgept.export import export_model
-    from edgept.prompt_file import write_prompt
-    from edgept.prompt_source import bind, load_prompt_source
-    from edgept.runtime.model import load
-
-    started = time.perf_counter()
-    with atomic_folder(folder, marker=_MARKER, overwrite=True) as work:
-        (work / _MARKER).write_text("Made by 'edgept demo', which replaces it.\n", encoding="utf-8")
-        manifest = export_model(
-            str(MODEL), work / "bundle", precision="fp32", progress=progress
-        ).manifest
-        progress("packing the prompts")
-        files = []
-        for task in TASKS:
-            files.append(work / f"{task}.safetensors")
-            source = load_prompt_source(PROMPTS / files[-1].name, manifest)
-            write_prompt(bind(source, manifest), files[-1])
+    sources = {task: PROMPTS / f"{task}.safetensors" for task in TASKS}
+    with set_stage(folder, MODEL, sources, progress) as stage:
+        model = stage.model
         progress("drawing pictures")
         views = [make_view(_SEED, number, side=_SIDE).pixels for number in range(_PICTURES)]
         progress("looking")
-        model = load(work / "bundle")
-        prompts = [model.load_prompt(path) for path in files]
-        requests = [(view, prompt) for view in views for prompt in prompts]
+        requests = [(view, prompt.loaded) for view in views for prompt in stage.prompts]
         sightings = model.see_batch(requests)
         drawn = _draw([Image.fromarray(view) for view in views], sightings)
-        (work / "pictures").mkdir()
+        (stage.folder / "pictures").mkdir()
         for name, picture in drawn.items():
-            picture.save(work / "pictures" / f"{name}.png")
-        progress(f"swapping {_SWAPS} times")
-        # In turn, so that every request swaps: none finds its prompt's tensors where the last one's were
-        swaps: list[list[float]] = [[] for _ in prompts]
-        totals: list[list[float]] = [[] for _ in prompts]
-        for number in range(-(-_SWAPS // len(prompts))):
-            for index, prompt in enumerate(prompts):
-                latency = model.see(views[number % len(views)], prompt=prompt).latency
-                swaps[index].append(latency.swap_ms)
-                totals[index].append(latency.total_ms)
+            picture.save(stage.folder / "pictures" / f"{name}.png")
+        _sheet(drawn, len(views)).save(stage.folder / "pictures.png")
+        stage.swap(
+            lambda number, prompt: model.see(views[number % len(views)], prompt=prompt).latency
+        )
         mixed = [_timed(lambda: model.see_batch(requests)) for _ in range(5)]
-        sheet = _sheet(drawn, len(views))
-        sheet.save(work / "pictures.png")
-        sizes = [path.stat().st_size for path in files]
-    everything = np.sort([swap for row in swaps for swap in row])
     answers = [
         VisionAnswer(
-            prompt=prompt.name,
-            task=prompt.prompt.task,
-            file_bytes=sizes[index],
-            virtual_tokens=prompt.num_virtual_tokens,
-            cold_ms=prompt.load_ms,
-            swap_us=median(swaps[index]) * 1e3,
-            picture_ms=median(totals[index]),
-            found=[_say(found) for found in sightings[index :: len(prompts)]],
+            prompt=prompt.loaded.name,
+            task=prompt.loaded.prompt.task,
+            file_bytes=prompt.file_bytes,
+            virtual_tokens=prompt.loaded.num_virtual_tokens,
+            cold_ms=prompt.loaded.load_ms,
+            swap_us=prompt.swap_us,
+            picture_ms=median(latency.total_ms for latency in prompt.latencies),
+            found=[_say(found) for found in sightings[index :: len(stage.prompts)]],
         )
-        for index, prompt in enumerate(prompts)
+        for index, prompt in enumerate(stage.prompts)
     ]
     return VisionDemo(
-        folder=str(folder),
+        **vars(stage.shown(folder)),
         sheet=str(Path(folder) / "pictures.png"),
-        manifest=manifest,
-        bundle_bytes=sum(entry.size for entry in manifest.files.values()),
-        load_ms=model.load_ms,
-        threads=model.threads,
-        swaps=len(everything),
-        swap_p99_us=float(everything[int(len(everything) * 0.99)]) * 1e3,
         answers=answers,
         mixed=len(requests),
         mixed_ms=median(mixed),
-        seconds=time.perf_counter() - started,
     )
 
 

@@ -1,16 +1,18 @@
 """`edgept demo`: export the shipped model, pack its prompts, ask one question under each."""
 
 import os
-import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING
 
-from edgept.atomic import atomic_folder
+from edgept.demo.stage import Shown, set_stage
 from edgept.latency import Latency
-from edgept.manifest import Manifest
+
+if TYPE_CHECKING:
+    from edgept.runtime.content import LoadedPrompt
+    from edgept.runtime.generation import Generation
 
 __all__ = ["QUESTION", "Answer", "Demo", "run_demo"]
 
@@ -19,9 +21,7 @@ MODEL = HERE / "model"
 PROMPTS = HERE / "prompts"
 QUESTION = "Hi, this is Marta. Where is my order 58213? It should have arrived on March 3."
 
-_MARKER = "demo.txt"
-# A p99 takes 662 samples (order statistics at 99 % confidence; MLPerf's rule for early stopping).
-_SWAPS = 700
+_ANSWER = 120  # tokens at most
 
 
 @dataclass(frozen=True)
@@ -50,36 +50,16 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Demo:
-    """What the demo did and measured.
+class Demo(Shown):
+    """What the demo did and measured; see `edgept.demo.stage.Shown`.
 
     Attributes:
-        folder: where bundle and prompt files are.
         question: that was asked.
-        manifest: of the bundle, parity figures included.
-        bundle_bytes: size of the bundle.
-        load_ms: bundle to a session that is ready.
-        threads: that computed.
-        swaps: measured swaps over all prompts.
-        swap_p99_us: their 99th percentile, in microseconds.
         answers: the plain model's first, then one a prompt.
-        seconds: that the whole demo took.
     """
 
-    folder: str
     question: str
-    manifest: Manifest
-    bundle_bytes: int
-    load_ms: float
-    threads: int
-    swaps: int
-    swap_p99_us: float
     answers: list[Answer]
-    seconds: float
-
-    def to_json(self) -> dict[str, Any]:
-        """All fields as JSON takes them."""
-        return asdict(self)
 
 
 def run_demo(
@@ -99,57 +79,51 @@ def run_demo(
         UsageError: the folder holds something else.
         ExportError: the export failed.
     """
-    from edgept.export import export_model
-    from edgept.prompt_file import write_prompt
-    from edgept.prompt_source import bind, load_prompt_source
-    from edgept.runtime.model import load
-
-    started = time.perf_counter()
-    with atomic_folder(folder, marker=_MARKER, overwrite=True) as work:
-        (work / _MARKER).write_text("Made by 'edgept demo', which replaces it.\n", encoding="utf-8")
-        manifest = export_model(
-            str(MODEL), work / "bundle", precision="fp32", progress=progress
-        ).manifest
-        progress("packing the prompts")
-        files = []
-        for source in sorted(path for path in PROMPTS.iterdir() if path.is_dir()):
-            files.append(work / f"{source.name}.safetensors")
-            write_prompt(bind(load_prompt_source(source, manifest), manifest), files[-1])
+    sources = {path.name: path for path in sorted(PROMPTS.iterdir()) if path.is_dir()}
+    with set_stage(folder, MODEL, sources, progress) as stage:
         progress("answering")
-        model = load(work / "bundle")
-        prompts = [None, *(model.load_prompt(path) for path in files)]
+        model = stage.model
         content = model.chat([{"role": "user", "content": question}])
-        results = [model.generate(content, prompt=item, max_new_tokens=120) for item in prompts]
-        progress(f"swapping {_SWAPS} times")
-        # In turn, so that every request swaps: none finds its prompt in the memory of the last one
-        latencies: list[list[Latency]] = [[] for _ in prompts]
-        for _ in range(-(-_SWAPS // (len(prompts) - 1))):
-            for row, item in zip(latencies, prompts, strict=True):
-                row.append(model.generate(content, prompt=item, max_new_tokens=1).latency)
-    # The plain model has no prompt to swap in
-    swaps = sorted(latency.swap_ms for row in latencies[1:] for latency in row)
-    answers = [
-        Answer(
-            prompt=None if item is None else item.name,
-            text=result.text,
-            file_bytes=0 if item is None else (Path(folder) / files[index - 1].name).stat().st_size,
-            virtual_tokens=0 if item is None else item.num_virtual_tokens,
-            cold_ms=0.0 if item is None else item.load_ms,
-            swap_us=0.0 if item is None else median(one.swap_ms for one in row) * 1e3,
-            ttft_ms=median(one.ttft_ms or 0.0 for one in row),
-            tpot_ms=result.latency.tpot_ms,
-        )
-        for index, (item, result, row) in enumerate(zip(prompts, results, latencies, strict=True))
-    ]
-    return Demo(
-        folder=str(folder),
-        question=question,
-        manifest=manifest,
-        bundle_bytes=sum(entry.size for entry in manifest.files.values()),
-        load_ms=model.load_ms,
-        threads=model.threads,
-        swaps=len(swaps),
-        swap_p99_us=swaps[int(len(swaps) * 0.99)] * 1e3,
-        answers=answers,
-        seconds=time.perf_counter() - started,
-    )
+
+        def generate(prompt: "LoadedPrompt | None", most: int) -> "Generation":
+            return model.generate(content, prompt=prompt, max_new_tokens=most)
+
+        def first_token(number: int, prompt: "LoadedPrompt") -> Latency:
+            if number == len(unprompted):  # the plain model once a round, beside the others
+                unprompted.append(generate(None, 1).latency)
+            return generate(prompt, 1).latency
+
+        unprompted: list[Latency] = []
+        plain = generate(None, _ANSWER)
+        results = [generate(prompt.loaded, _ANSWER) for prompt in stage.prompts]
+        stage.swap(first_token)
+        answers = [
+            Answer(
+                prompt=None,
+                text=plain.text,
+                file_bytes=0,
+                virtual_tokens=0,
+                cold_ms=0.0,
+                swap_us=0.0,
+                ttft_ms=_median_ttft(unprompted),
+                tpot_ms=plain.latency.tpot_ms,
+            )
+        ]
+        answers += [
+            Answer(
+                prompt=prompt.loaded.name,
+                text=result.text,
+                file_bytes=prompt.file_bytes,
+                virtual_tokens=prompt.loaded.num_virtual_tokens,
+                cold_ms=prompt.loaded.load_ms,
+                swap_us=prompt.swap_us,
+                ttft_ms=_median_ttft(prompt.latencies),
+                tpot_ms=result.latency.tpot_ms,
+            )
+            for prompt, result in zip(stage.prompts, results, strict=True)
+        ]
+    return Demo(**vars(stage.shown(folder)), question=question, answers=answers)
+
+
+def _median_ttft(latencies: Iterable[Latency]) -> float:
+    return median(latency.ttft_ms or 0.0 for latency in latencies)

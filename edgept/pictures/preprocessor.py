@@ -1,7 +1,8 @@
 """From a picture to the graph's pixel values, as transformers' own image processors make them.
 
 preprocessor_config.json says how. transformers has a class for each family; all of those here resize,
-crop, scale and normalise in this order, and differ in their defaults only.
+crop, scale and normalise in this order, and differ in their defaults only. But for OWLv2's, which blurs what
+it shrinks, and pads the picture to a square: black at the bottom or on the right.
 """
 
 import hashlib
@@ -19,66 +20,16 @@ from PIL import Image
 
 from edgept.bundle import PREPROCESSOR_NAME
 from edgept.errors import InvalidFileError, UsageError
+from edgept.pictures.processor_defaults import DEFAULTS, EVERYWHERE, family_of
 from edgept.pictures.reading import MAX_PIXELS
+from edgept.pictures.smooth_resize import smooth_resized
 
 __all__ = ["Preprocessor"]
 
 _MAX_BYTES = 1 << 20
 _MAX_SIDE = 1 << 14
+_MAX_SMOOTH_SIDE = 1 << 16  # as long as a JPEG's; a blur of all of a longer one takes minutes
 
-_IMAGENET_STANDARD = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
-_OPENAI_CLIP = {
-    "image_mean": [0.48145466, 0.4578275, 0.40821073],
-    "image_std": [0.26862954, 0.26130258, 0.27577711],
-}
-_SQUARE_224 = {"height": 224, "width": 224}
-# What transformers takes where a file lacks a setting, by the processor's class.
-_EVERYWHERE: dict[str, Any] = {
-    "do_resize": True,
-    "do_center_crop": False,
-    "do_rescale": True,
-    "rescale_factor": 1 / 255,
-    "do_normalize": True,
-    "default_to_square": True,
-}
-_DEFAULTS: dict[str, dict[str, Any]] = {
-    "ViT": {"size": _SQUARE_224, "resample": 2, **_IMAGENET_STANDARD},
-    "DeiT": {
-        "size": {"height": 256, "width": 256},
-        "resample": 3,
-        "do_center_crop": True,
-        "crop_size": _SQUARE_224,
-        **_IMAGENET_STANDARD,
-    },
-    "Beit": {"size": _SQUARE_224, "resample": 3, "crop_size": _SQUARE_224, **_IMAGENET_STANDARD},
-    "Bit": {
-        "size": {"shortest_edge": 224},
-        "resample": 3,
-        "do_center_crop": True,
-        "crop_size": _SQUARE_224,
-        **_OPENAI_CLIP,
-    },
-    "CLIP": {
-        "size": {"shortest_edge": 224},
-        "default_to_square": False,
-        "resample": 3,
-        "do_center_crop": True,
-        "crop_size": _SQUARE_224,
-        **_OPENAI_CLIP,
-    },
-    "Siglip": {
-        "size": _SQUARE_224,
-        "default_to_square": False,
-        "resample": 3,
-        **_IMAGENET_STANDARD,
-    },
-    "OwlViT": {
-        "size": {"height": 768, "width": 768},
-        "resample": 3,
-        "crop_size": {"height": 768, "width": 768},
-        **_OPENAI_CLIP,
-    },
-}
 # Settings that change no pixel here: pictures come as RGB, one by one, and the rest is about tensors.
 _WITHOUT_EFFECT = {
     "image_processor_type",
@@ -96,8 +47,6 @@ _WITHOUT_EFFECT = {
     "_valid_processor_keys",
     "_valid_kwargs_names",
 }
-# Those that would change one, and are refused unless they are off.
-_OFF = {"do_pad", "use_square_size"}
 
 
 @dataclass(frozen=True)
@@ -153,18 +102,21 @@ class Preprocessor:
         """
         self._origin = origin
         given = {name: value for name, value in settings.items() if value is not None}
-        chosen = {**_EVERYWHERE, **_defaults(given, origin), **given}
+        family = family_of(given, origin)
+        chosen = {**EVERYWHERE, **DEFAULTS[family], **given}
+        self._is_smooth = family == "Owlv2"
+        off = {"use_square_size", "do_center_crop" if self._is_smooth else "do_pad"}
         for name in given:
-            if name not in {*_EVERYWHERE, *_DEFAULTS["CLIP"], *_WITHOUT_EFFECT, *_OFF} or (
-                name in _OFF and given[name]
+            if name not in {*EVERYWHERE, *DEFAULTS["CLIP"], *_WITHOUT_EFFECT, *off} or (
+                name in off and given[name]
             ):
                 raise self._refuse(f"{name} is {given[name]!r}, which is not known here")
         if chosen.get("data_format", "channels_first") not in ("channels_first", "FIRST"):
             raise self._refuse(f"data_format is {chosen['data_format']!r}, not channels_first")
-        flags = ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "default_to_square")
-        for name in flags:
-            if type(chosen[name]) is not bool:
+        for name, default in EVERYWHERE.items():
+            if type(default) is bool and type(chosen[name]) is not bool:
                 raise self._refuse(f"{name} is {chosen[name]!r}, expected true or false")
+        self._pads = chosen["do_pad"]
         is_square = chosen["default_to_square"]
         self._size = self._read_size(chosen, "size", is_square) if chosen["do_resize"] else None
         self._crop = (
@@ -173,6 +125,10 @@ class Preprocessor:
         if chosen["resample"] not in [*Image.Resampling] or isinstance(chosen["resample"], bool):
             raise self._refuse(f"resample is {chosen['resample']!r}, expected 0 to 5")
         self._resample = Image.Resampling(chosen["resample"])
+        if self._is_smooth and self._resample != Image.Resampling.BILINEAR:
+            raise self._refuse(
+                f"resample is {chosen['resample']!r}, expected 2 where it blurs first"
+            )
         last = self._crop or self._size
         if last is None or last.height is None or last.width is None:
             raise self._refuse(
@@ -184,7 +140,10 @@ class Preprocessor:
     @property
     def digest(self) -> str:
         """SHA-256 over what it does to a picture, whatever its settings are called; 64 hex digits."""
+        steps: tuple[object, ...]
         steps = (self._size, self._crop, int(self._resample), self.height, self.width)
+        if self._is_smooth:
+            steps = (*steps, "smooth", self._pads)
         digest = hashlib.sha256(repr(steps).encode())
         digest.update(np.asarray(self._levels, "<f4").tobytes())
         return digest.hexdigest()
@@ -227,6 +186,20 @@ class Preprocessor:
             )
         return cls(settings, str(path))
 
+    def frame(self, size: tuple[int, int]) -> tuple[int, int]:
+        """What becomes the model's input where all of a picture does: it, or the square that it is padded to.
+
+        Places in the input, as boxes and patches have them, are shares of it; it begins where the picture
+        does, at the top left.
+
+        Args:
+            size: width and height of the picture in pixels.
+
+        Returns:
+            Its width and height in the same pixels.
+        """
+        return (max(size), max(size)) if self._pads else size
+
     def __call__(self, picture: Image.Image, *, whole: bool = False) -> npt.NDArray[np.float32]:
         """Pixel values of a picture.
 
@@ -234,14 +207,17 @@ class Preprocessor:
             picture: RGB and upright, as `read_picture` gives it.
             whole: squeeze all of the picture into the graph's input, where the model's own way cuts its
                 sides off: what is looked for anywhere in a picture, as segments and boxes are, may not
-                be lost.
+                be lost. See `frame`.
 
         Returns:
             (3, height, width) float32, C-contiguous.
 
         Raises:
-            InvalidFileError: the picture is so narrow that its resized form would be over the limit.
+            InvalidFileError: the picture is so narrow that its resized form would be over the limit, or so
+                long that blurring it would take minutes.
         """
+        if self._is_smooth:
+            return self._smooth(picture)
         if whole:
             picture = picture.resize((self.width, self.height), self._resample)
         else:
@@ -253,6 +229,22 @@ class Preprocessor:
         for channel, levels in enumerate(self._levels):
             # a level is never outside its table, so "clip" only saves the check
             np.take(levels, pixels[..., channel], out=values[channel], mode="clip")
+        return values
+
+    def _smooth(self, picture: Image.Image) -> npt.NDArray[np.float32]:
+        columns, rows = self.frame(picture.size)
+        if max(picture.size) > _MAX_SMOOTH_SIDE:
+            raise InvalidFileError(
+                "picture-too-narrow",
+                f"a picture of {picture.width} x {picture.height} pixels is {max(picture.size)} long, the limit "
+                f"is {_MAX_SMOOTH_SIDE} where it is blurred. Cut it to the part that matters.",
+            )
+        pixels = smooth_resized(np.asarray(picture), (rows, columns), self.height, self.width)
+        values = np.empty((3, self.height, self.width), np.float32)
+        for channel, levels in enumerate(self._levels):
+            # levels lie between those of the table: it is a straight line
+            slope = (levels[255] - levels[0]) / 255
+            np.add(pixels[..., channel] * slope, levels[0], out=values[channel])
         return values
 
     def _resized(self, picture: Image.Image) -> Image.Image:
@@ -314,28 +306,8 @@ class Preprocessor:
         return InvalidFileError(
             "preprocessor-unknown",
             f"{self._origin}: {found}. Pictures would not be what the model was trained on, so it is refused. "
-            f"Expected the settings of transformers' {_KNOWN} image processors.",
+            f"Expected the settings of transformers' {', '.join(DEFAULTS)} image processors.",
         )
-
-
-_KNOWN = ", ".join(_DEFAULTS)
-
-
-def _defaults(given: Mapping[str, Any], origin: str) -> dict[str, Any]:
-    """Of the processor's class; its name has endings of several ages."""
-    name = given.get("image_processor_type", given.get("feature_extractor_type"))
-    if isinstance(name, str):
-        family = name
-        for ending in ("Pil", "Fast", "ImageProcessor", "FeatureExtractor"):
-            family = family.removesuffix(ending)
-        if family in _DEFAULTS and family != name:
-            return _DEFAULTS[family]
-    raise InvalidFileError(
-        "preprocessor-unknown",
-        f"{origin}: image_processor_type is {name!r}, expected one of "
-        f"{', '.join(f'{family}ImageProcessor' for family in _DEFAULTS)}. What another one does to a picture "
-        "is not known here: save the model with one of these if it does the same.",
-    )
 
 
 def _is_number(value: object) -> bool:

@@ -7,6 +7,7 @@ classifier is tried.
 from edgept.export.families import (
     albert,
     bart,
+    beit,
     bert,
     clip,
     deberta_v2,
@@ -44,6 +45,6 @@ SEQ2SEQ: dict[str, Seq2SeqFamily] = {
 }
 VISION: dict[str, VisionFamily] = {
     model_type: module.FAMILY
-    for module in (vit, deit, dinov2, clip, siglip, owlvit)
+    for module in (vit, deit, beit, dinov2, clip, siglip, owlvit)
     for model_type in module.FAMILY.model_types
 }

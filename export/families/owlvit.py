@@ -1,7 +1,9 @@
-"""OWL-ViT (Minderer et al. 2022): each patch finds one thing, named by a text's vector.
+"""OWL-ViT and OWLv2 (Minderer et al. 2022 and 2023): each patch finds one thing, named by a text's vector.
 
 What is looked for is the head: a row for each text, its vector of length one and behind it a 1, so that
-the model's own scale and shift of a patch's similarities are a linear layer's, too.
+the model's own scale and shift of a patch's similarities are a linear layer's, too. OWLv2 says of a patch,
+besides, whether it shows anything at all (objectness); transformers' detections do not read it, whatever text
+they are for, and neither does a head.
 """
 
 from typing import Any
@@ -36,7 +38,7 @@ def _boxes(model: Any, tokens: torch.Tensor, first: int, prompt: Any) -> torch.T
 
 
 FAMILY = VisionFamily(
-    model_types=("owlvit",),
+    model_types=("owlvit", "owlv2"),
     layers="encoder.layers",
     norm="post_layernorm",
     norm_first="pre_layernorm",

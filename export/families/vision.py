@@ -9,6 +9,7 @@ from torch.nn.functional import normalize
 
 __all__ = [
     "Readout",
+    "RunLayer",
     "VisionFamily",
     "attention_pooled",
     "first_and_mean",
@@ -25,6 +26,21 @@ Args: the transformers model; its tokens (batch, first + prompt + patches, hidde
 come first; how many virtual tokens follow (a number, or a symbol while the model is traced).
 Returns (batch, 1 + prompt + patches, head_size): the picture's own vector, then one a token.
 """
+
+
+RunLayer: TypeAlias = Callable[[Any, Any, torch.Tensor, Any], torch.Tensor]
+"""Runs a layer.
+
+Args: the transformers model; the layer; tokens (batch, first + prompt + patches, hidden); how many of them are
+virtual (a number, or a symbol while the model is traced).
+Returns the tokens behind it.
+"""
+
+
+def run_as_it_is(_: Any, layer: Any, tokens: torch.Tensor, __: Any) -> torch.Tensor:
+    """A layer that takes any tokens."""
+    run: torch.Tensor = layer(tokens, attention_mask=None)
+    return run
 
 
 def first_token(_: Any, tokens: torch.Tensor, first: int, __: Any) -> torch.Tensor:
@@ -84,6 +100,7 @@ class VisionFamily:
         norm_first: name of that between embeddings and layers, in families that have one.
         takes_any_size: whether its models stretch their table of positions to a picture of another size than
             that of their configuration.
+        run_layer: runs a layer, where one needs more than tokens.
         has_pooler: whether its bare model has a layer over the class token, which nothing here reads.
         readout: makes features of the tokens.
         readouts: by the model's class, where it is another one.
@@ -98,6 +115,7 @@ class VisionFamily:
     norm: str = "layernorm"
     norm_first: str | None = None
     takes_any_size: bool = False
+    run_layer: RunLayer = run_as_it_is
     has_pooler: bool = False
     readout: Readout = first_token
     readouts: Mapping[str, Readout] = field(default_factory=dict)

@@ -411,8 +411,8 @@ struct edgept_sight {
     size_t classes;                     /* 0 where no head is used; edgept_bundle_label names them */
     size_t feature_width;
     const float *logits;   /* (positions, classes); NULL where no head is used */
-    const float *boxes;    /* (positions, 4): centre x, centre y, width, height, in shares of the picture; NULL
-                              unless things are detected */
+    const float *boxes;    /* (positions, 4): centre x, centre y, width, height, in shares of what pixels show;
+                              NULL unless things are detected */
     const float *features; /* (positions, feature_width); NULL unless they were asked for, or are the task */
     struct edgept_latency latency; /* input_tokens: patches */
 };
@@ -428,7 +428,10 @@ enum edgept_features {
  * Look at a picture under a prompt (NULL: the plain model), and do what the prompt is for.
  * pixels: (3, height, width) as edgept_bundle_image says, row by row; decoded, resized and normalised by the
  * program as the bundle's preprocessor_config.json says: to classify, and for features, with its crop; to segment
- * and to detect, all of the picture squeezed into that size. edgept_prompt_task says which.
+ * and to detect, all of the picture squeezed into that size. edgept_prompt_task says which. Where it says do_pad
+ * (OWLv2), the picture is put at the top left of a black square with its longer side, and that is resized: boxes
+ * and patches are then places in the square, so multiply a box by that side and clip it to the picture, and drop
+ * the patches beyond it.
  */
 EDGEPT_API enum edgept_status edgept_session_see(struct edgept_session *session,
                                                  const struct edgept_prompt *prompt, const float *pixels,
@@ -457,7 +460,7 @@ struct edgept_detection {
     const char *label; /* lives as the prompt */
     size_t index;      /* of that class */
     double score;      /* its probability */
-    double box[4];     /* left, top, right, bottom, in shares of the picture, 0 to 1 */
+    double box[4];     /* left, top, right, bottom, in shares of what pixels showed, 0 to 1 */
 };
 struct edgept_detections {
     const struct edgept_detection *found; /* best first */

@@ -12,7 +12,7 @@ from PIL import Image
 from edgept.errors import EdgeptError, InvalidFileError
 from edgept.pictures import read_picture
 from edgept.tune.vision.masks import read_mask
-from edgept.tune.vision.rows import PictureData, PictureRow, malformed
+from edgept.tune.vision.rows import IGNORED, PictureData, PictureRow, malformed
 
 __all__ = ["Store", "Target", "open_store"]
 
@@ -28,8 +28,10 @@ class Target:
     Attributes:
         label: its class; 0 where pixels or boxes have classes.
         classes: (objects,) int64, of its objects.
-        boxes: (objects, 4) float32: centre x, centre y, width, height as shares of the picture.
-        mask: (height, width) uint8 of the model's input, the class of each pixel; None without masks.
+        boxes: (objects, 4) float32: centre x, centre y, width, height as shares of the picture, or of the
+            square that it is padded to.
+        mask: (height, width) uint8 of the model's input, the class of each pixel, 255 where it is padded;
+            None without masks.
     """
 
     label: int
@@ -47,6 +49,7 @@ class Store:
         numbered: what the numbers of masks in files stand for, all of them among `labels`.
         read: a row's picture.
         preprocess: a picture to (3, height, width) float32.
+        frame: width and height of a picture to those of what becomes the input, see `Preprocessor.frame`.
     """
 
     def __init__(
@@ -56,10 +59,11 @@ class Store:
         numbered: Sequence[str],
         read: Callable[[PictureRow], Image.Image],
         preprocess: Callable[[Image.Image], Pixels],
+        frame: Callable[[tuple[int, int]], tuple[int, int]],
     ) -> None:
         self.rows = rows
         self.labels, self._numbered = tuple(labels), tuple(numbered)
-        self._read, self._preprocess = read, preprocess
+        self._read, self._preprocess, self.frame = read, preprocess, frame
         self._kept: dict[int, tuple[torch.Tensor, Target]] = {}
         self.sizes: list[tuple[int, int]] = []  # width and height of each picture
 
@@ -111,14 +115,18 @@ class Store:
             [self.labels.index(box.label) for box in row.boxes], dtype=torch.int64
         )
         corners = torch.tensor([box.corners for box in row.boxes]).reshape(-1, 4)
-        corners = corners / torch.tensor([*size, *size])  # (objects, 4), shares of the picture
+        frame = self.frame(size)
+        corners = corners / torch.tensor([*frame, *frame])  # (objects, 4), shares of what is seen
         boxes = torch.cat(
             [(corners[:, :2] + corners[:, 2:]) / 2, corners[:, 2:] - corners[:, :2]], dim=1
         )
         mask = None
         if row.mask is not None:
             found = Image.fromarray(read_mask(row, self.labels, size, self._numbered))
-            mask = torch.from_numpy(np.array(found.resize(input_size, Image.Resampling.NEAREST)))
+            extent = found.transform(
+                input_size, Image.Transform.EXTENT, (0, 0, *frame), fillcolor=IGNORED
+            )
+            mask = torch.from_numpy(np.array(extent))
         return Target(label, classes, boxes, mask)
 
 
@@ -148,6 +156,7 @@ def open_store(
         labels if numbered is None else numbered,
         lambda row: read_picture(row.picture, name="it", may_turn=data.kind == "classes"),
         lambda picture: preprocessor(picture, whole=whole),
+        preprocessor.frame,
     )
     if problems := store.check():
         raise malformed(data.path, problems, "Correct or remove them.")

@@ -79,10 +79,10 @@ def _pixels(job: Job, outputs: Iterable[Outputs]) -> tuple[float, dict[str, floa
         pixels += count
         for row, own in zip(rows, logits, strict=True):
             mask = job.held_out.mask(row)  # of the picture itself, as the device answers
-            size = (mask.shape[0], mask.shape[1])
-            found = upsample(own[None], image.grid, size, image.sides)[0].argmax(
-                dim=0
-            )  # (height, width)
+            width, height = size = job.held_out.sizes[row]
+            sides = image.sides_of(size, job.held_out.frame(size))
+            logits_of_pixels = upsample(own[None], image.grid, (height, width), sides)[0]
+            found = logits_of_pixels.argmax(dim=0)  # (height, width)
             table += confusion(found.cpu().numpy(), mask, num_labels, IGNORED)
     return total / max(1, pixels), mean_iou(table)
 
@@ -91,7 +91,7 @@ def _objects(job: Job, outputs: Iterable[Outputs]) -> tuple[float, dict[str, flo
     made: list[Found] = []
     right: list[Found] = []
     total = 0.0
-    for _rows, targets, logits, boxes in outputs:
+    for rows, targets, logits, boxes in outputs:
         if boxes is None:
             raise AssertionError("what detects gives boxes")
         if finds_by_patches(job):
@@ -101,9 +101,14 @@ def _objects(job: Job, outputs: Iterable[Outputs]) -> tuple[float, dict[str, flo
             chances = with_no_object(logits).softmax(dim=-1)[..., :-1]
         total += float(loss) * len(targets)
         scores, classes = chances.max(dim=-1)  # (pictures, tokens or patches)
-        corners = box_corners(boxes).clamp(0, 1)  # (pictures, tokens, 4)
-        for index, target in enumerate(targets):
-            own = (corners[index], classes[index], scores[index])
+        corners = box_corners(boxes).cpu().clamp(min=0)  # (pictures, tokens, 4)
+        for index, (row, target) in enumerate(zip(rows, targets, strict=True)):
+            size = job.held_out.sizes[row]
+            frame = job.held_out.frame(size)
+            ends = torch.tensor(
+                [size[0] / frame[0], size[1] / frame[1]] * 2
+            )  # of the picture in it
+            own = (corners[index].minimum(ends), classes[index], scores[index])
             made.append(Found(*(tensor.cpu().numpy() for tensor in own)))
             right.append(Found(box_corners(target.boxes).numpy(), target.classes.numpy()))
     return total / len(right), average_precision(made, right, len(job.labels))
