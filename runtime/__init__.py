@@ -1,7 +1,9 @@
 """The device side: onnxruntime, numpy and tokenizers, Pillow for pictures; never torch.
 
 Code organization (a request passes through these in order):
-    model.py        load a bundle, make prompts resident, ask: the public class, whatever the task
+    model.py        load a bundle, make prompts resident, ask: the public class, whatever the task;
+                    bundle_checks.py what a bundle is checked for first
+    writing.py      the calls on models that write; text_model.py what they share with reading.py
     generator.py    text generation, with its options.py and perplexity.py
     seq2seq_generator.py  the same on an encoder-decoder, whose moves are in seq2seq.py; rules.py what
                     its generation_config forbids; beams.py and beam_stream.py beam search
@@ -12,8 +14,8 @@ Code organization (a request passes through these in order):
     tagger.py       token classification
     answerer.py     question answering
     embedder.py     feature extraction
-    seeing.py       the calls on models that look at pictures, all over vision.py, one pass;
-                    sights.py which pictures run together
+    seeing.py       the calls on models that look at pictures, all over vision.py, one pass, which
+                    graph_vision.py runs; sights.py which pictures run together
     image_classifier.py, segmenter.py, detector.py  what is found in them
     residency.py    a prompt's tensors as the graph takes them
     content.py      texts, prompts and ids of a request to ids and a prompt table
@@ -26,7 +28,9 @@ Code organization (a request passes through these in order):
     graph_guard.py  what a graph may refer to, before onnxruntime sees it
     device.py       what this device offers; advice.py what to change; requirements.py
     c/              the same without Python: libedgept
-    c_engine.py     calls it from Python: c_request.py, c_prompt.py, c_stream.py, c_library.py
+    c_engine.py     calls it from Python: the calls in c_writing.py and c_reading.py, pictures in c_vision.py;
+                    c_bundle.py, c_prompt.py, c_request.py and c_stream.py what is asked; c_library.py the
+                    library, c_header.py what its header declares
 """
 
 from typing import TYPE_CHECKING, Any

@@ -4,22 +4,25 @@ import os
 import time
 from ctypes import byref, c_void_p
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import count, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgept.errors import EdgeptError, InvalidFileError, UsageError
+from edgept.errors import EdgeptError, InvalidFileError
 from edgept.formats.regular_file import open_regular
 from edgept.formats.safetensors_strict import METADATA_KEY, read_header
 from edgept.manifest import Manifest
 from edgept.prompt import Prompt
 from edgept.prompt_file import FORMAT, MAX_BYTES, MIN_BYTES, format_prompt
 from edgept.prompt_source import bind, load_prompt_source
-from edgept.runtime.c_library import CHandle, call
+from edgept.runtime.c_library import CHandle, call, to_path
+from edgept.runtime.content import check_prompt
 
 if TYPE_CHECKING:
     from edgept.runtime.c_engine import CModel
 
-__all__ = ["CPrompt", "load_prompt", "to_path"]
+__all__ = ["CPrompt", "load_prompt", "to_pointer"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,17 +32,32 @@ class CPrompt:
     Attributes:
         name: the task's name.
         num_virtual_tokens: positions that the prompt takes.
+        task: what it is for.
         nbytes: memory that being resident costs, in bytes.
         load_ms: time from file to here.
         model: the model that it is resident on.
     """
 
     name: str
+    task: str
     num_virtual_tokens: int
     nbytes: int
     load_ms: float
     model: "CModel"
     _handle: CHandle = field(repr=False)
+    _bundle: CHandle = field(repr=False)
+
+    @property
+    def pointer(self) -> c_void_p:
+        """To the library's own."""
+        return self._handle.pointer
+
+    @cached_property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the classes of its head, or of the model's own; empty without one."""
+        name = self._handle.library.edgept_bundle_label
+        names = (name(self._bundle.pointer, self.pointer, index) for index in count())
+        return tuple(label.decode() for label in takewhile(lambda label: label is not None, names))
 
 
 def load_prompt(
@@ -85,24 +103,26 @@ def load_prompt(
     handle = CHandle(library, "prompt", resident, bundle)
     return CPrompt(
         name=library.edgept_prompt_name(resident).decode() if name is None else name,
+        task=library.edgept_prompt_task(resident).decode(),
         num_virtual_tokens=int(library.edgept_prompt_virtual_tokens(resident)),
         nbytes=int(library.edgept_prompt_bytes(resident)),
         load_ms=(time.perf_counter() - started) * 1e3,
         model=model,
         _handle=handle,
+        _bundle=bundle,
     )
 
 
-def to_path(path: str | os.PathLike[str]) -> bytes:
-    """A path as C takes it.
+def to_pointer(prompt: CPrompt | None, model: object) -> c_void_p | None:
+    """A request's prompt as C takes it; None is the plain model.
 
     Raises:
-        UsageError: it holds a zero byte.
+        UsageError: it is none that this model loaded.
     """
-    encoded = os.fsencode(path)
-    if b"\0" in encoded:
-        raise UsageError(f"{str(path)!r} is not a path: it holds a zero byte. Check the argument.")
-    return encoded
+    if prompt is None:
+        return None
+    check_prompt(prompt, model, CPrompt)
+    return prompt.pointer
 
 
 def _is_other_kind(path: str | os.PathLike[str]) -> bool:

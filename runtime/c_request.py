@@ -1,4 +1,4 @@
-"""A request as the C library takes it: its tokens and its options, or why it cannot."""
+"""A request as the C library takes it: its tokens and its options, or why it cannot; and how long it took."""
 
 import secrets
 import sys
@@ -12,14 +12,17 @@ import numpy as np
 
 from edgept.bundle import TABLE_NAME
 from edgept.errors import UsageError
+from edgept.latency import Latency
 from edgept.manifest import Manifest
-from edgept.runtime.c_library import CGenerateOptions, CHandle, CText, call
+from edgept.runtime.c_header import CGenerateOptions, CLatency, CText
+from edgept.runtime.c_library import CHandle, call
+from edgept.runtime.c_prompt import CPrompt
 from edgept.runtime.content import Content, compose
 from edgept.runtime.options import GenerateOptions, read_options
 from edgept.runtime.reading import OF_PAIRS
 from edgept.runtime.stop import StopStrings
 
-__all__ = ["Tokens", "lacks", "to_options", "to_text", "to_tokens"]
+__all__ = ["Tokens", "lacks", "to_latency", "to_options", "to_text", "to_tokens"]
 
 # More tokens or candidates than any model has: larger numbers would not fit into C's.
 _MANY = 1 << 31
@@ -144,3 +147,21 @@ def lacks(what: str, hint: str = "") -> NoReturn:
         UsageError: always.
     """
     raise UsageError(f"the C library lacks {what}.{hint} Load the bundle with engine='python'.")
+
+
+def to_latency(found: CLatency, load_ms: float, prompt: CPrompt | None) -> Latency:
+    """What the library says of a request's time."""
+    tokens = found.new_tokens
+    return Latency(
+        load_ms=load_ms,
+        prompt_ms=0.0 if prompt is None else prompt.load_ms,
+        swap_ms=found.swap_ms,
+        tokenize_ms=found.tokenize_ms,
+        prefill_ms=found.prefill_ms,
+        ttft_ms=found.ttft_ms if tokens else None,
+        tpot_ms=found.tpot_ms if tokens > 1 else None,
+        total_ms=found.total_ms,
+        virtual_tokens=found.virtual_tokens,
+        input_tokens=found.input_tokens,
+        new_tokens=tokens,
+    )

@@ -85,6 +85,11 @@ class LoadedPrompt:
         return self.prompt.name
 
     @property
+    def task(self) -> str:
+        """What it is for."""
+        return self.prompt.task
+
+    @property
     def num_virtual_tokens(self) -> int:
         """Positions that the prompt takes."""
         return self.prompt.num_virtual_tokens
@@ -244,13 +249,18 @@ def compose(
     )
 
 
-def check_prompt(prompt: object, model: object) -> None:
+def check_prompt(prompt: Any, model: object, kind: type[Any] = LoadedPrompt) -> None:
     """Refuse what is no prompt that was loaded on this model.
+
+    Args:
+        prompt: anything.
+        model: that it must be resident on.
+        kind: of prompts that the model's engine loads.
 
     Raises:
         UsageError: it is none.
     """
-    if not isinstance(prompt, LoadedPrompt):
+    if not isinstance(prompt, kind):
         raise UsageError(
             f"prompt is a {type(prompt).__name__}, expected a loaded prompt. Load it first: "
             "model.load_prompt(...)."

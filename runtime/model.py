@@ -2,33 +2,35 @@
 
 import os
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
+import numpy as np
 import numpy.typing as npt
 
-from edgept.bundle import check_files, check_weights, find_bundle, read_manifest
+from edgept.bundle import check_files, find_bundle, read_manifest
 from edgept.errors import IncompatibleError, InvalidFileError, UsageError
 from edgept.manifest import SEQ2SEQ_TASK, Manifest
 from edgept.prompt import Prompt, check_fits
 from edgept.prompt_source import load_prompt_source
-from edgept.runtime.calls import CALLS
+from edgept.runtime.bundle_checks import check_task, checking_weights
+from edgept.runtime.calls import refuse
 from edgept.runtime.content import LoadedPrompt
 from edgept.runtime.effect import check_effect, check_image_effect
 from edgept.runtime.forward import Forward
 from edgept.runtime.generator import Generator
 from edgept.runtime.graph import Graph
 from edgept.runtime.graph_guard import check_graph
+from edgept.runtime.graph_vision import GraphVision
+from edgept.runtime.options import LoadOptions
 from edgept.runtime.reading import ReadingModel
 from edgept.runtime.residency import make_head, rows_and_keys, share_tensors
 from edgept.runtime.seeing import SeeingModel
 from edgept.runtime.seq2seq_generator import Seq2SeqGenerator
-from edgept.runtime.sights import CLASSIFIES, EMBEDS
+from edgept.runtime.sights import check_together
 from edgept.runtime.text import Tokenizer
-from edgept.runtime.vision import Vision
 from edgept.runtime.writing import WritingModel
 
 if TYPE_CHECKING:
@@ -36,36 +38,20 @@ if TYPE_CHECKING:
 
 __all__ = ["Model", "load"]
 
-# The fields without which a manifest says too little of its task.
-_NEEDED = {
-    "text-generation": ("kv",),
-    "feature-extraction": ("pooling",),
-    SEQ2SEQ_TASK: ("kv", "decoding"),
-    CLASSIFIES: ("image", "head_size"),
-    EMBEDS: ("image", "head_size"),
-    "zero-shot-object-detection": ("image", "head_size"),
-}
-
 
 @overload
 def load(
     bundle: str | os.PathLike[str] | None = None,
     *,
-    threads: int | None = None,
-    providers: Sequence[str] | None = None,
-    max_length: int | None = None,
-    check_hashes: bool = True,
     engine: Literal["python"] = "python",
+    **options: Unpack[LoadOptions],
 ) -> "Model": ...
 @overload
 def load(
     bundle: str | os.PathLike[str] | None = None,
     *,
-    threads: int | None = None,
-    providers: Sequence[str] | None = None,
-    max_length: int | None = None,
-    check_hashes: bool = True,
     engine: Literal["c"],
+    **options: Unpack[LoadOptions],
 ) -> "CModel": ...
 def load(
     bundle: str | os.PathLike[str] | None = None,
@@ -99,26 +85,17 @@ def load(
     """
     if engine not in ("python", "c"):
         raise UsageError(f"engine is {engine!r}, expected 'python' or 'c'.")
+    options = LoadOptions(
+        threads=threads, providers=providers, max_length=max_length, check_hashes=check_hashes
+    )
     if engine == "c":
         from edgept.runtime.c_engine import CModel  # ctypes: few programs need it
 
-        return CModel(
-            find_bundle(bundle),
-            threads=threads,
-            providers=providers,
-            max_length=max_length,
-            check_hashes=check_hashes,
-        )
-    return Model(
-        find_bundle(bundle),
-        threads=threads,
-        providers=providers,
-        max_length=max_length,
-        check_hashes=check_hashes,
-    )
+        return CModel(find_bundle(bundle), options)
+    return Model(find_bundle(bundle), options)
 
 
-class Model(WritingModel, ReadingModel, SeeingModel):
+class Model(WritingModel, ReadingModel, SeeingModel[LoadedPrompt]):
     """A frozen model whose task is chosen request by request, by the prompt in front of it.
 
     Several threads may use one model at once: a request keeps its state to itself, prompts never
@@ -137,20 +114,14 @@ class Model(WritingModel, ReadingModel, SeeingModel):
         load_ms: time that loading took.
     """
 
-    def __init__(
-        self,
-        bundle: Path,
-        *,
-        threads: int | None,
-        providers: Sequence[str] | None,
-        max_length: int | None,
-        check_hashes: bool,
-    ) -> None:
+    def __init__(self, bundle: Path, options: LoadOptions) -> None:
         started = time.perf_counter()
+        threads, providers = options["threads"], options["providers"]
+        max_length, check_hashes = options["max_length"], options["check_hashes"]
         self.bundle = bundle
         self.manifest: Manifest = read_manifest(bundle)
         manifest = self.manifest
-        _check_task(manifest, bundle)
+        check_task(manifest, bundle)
         for name in manifest.graphs:
             if name not in manifest.files:
                 raise InvalidFileError(
@@ -168,7 +139,7 @@ class Model(WritingModel, ReadingModel, SeeingModel):
                 f"max_length is {max_length}; {manifest.source} was made for sequences of 1 to "
                 f"{manifest.max_positions} tokens."
             )
-        with _checking_weights(bundle, manifest) if check_hashes else nullcontext():
+        with checking_weights(bundle, manifest) if check_hashes else nullcontext():
             for name in manifest.graphs:
                 check_graph(bundle / name, manifest.files.keys())
             self.tokenizer = Tokenizer.from_bundle(bundle)
@@ -177,11 +148,13 @@ class Model(WritingModel, ReadingModel, SeeingModel):
                 for name in manifest.graphs
             ]
         self._graph = graphs[-1]
-        self._runner: Forward | Generator | Seq2SeqGenerator | Vision
+        self._runner: Forward | Generator | Seq2SeqGenerator | GraphVision
+        self._vision: GraphVision | None = None
         if manifest.image is not None:
             from edgept.pictures import Preprocessor  # Pillow: models of text do without
 
-            self._runner = Vision(self._graph, manifest, Preprocessor.from_bundle(bundle))
+            self._vision = GraphVision(self._graph, manifest, Preprocessor.from_bundle(bundle))
+            self._runner = self._vision
         elif manifest.task == SEQ2SEQ_TASK:
             encoder, decoder = graphs
             self._runner = Seq2SeqGenerator(
@@ -238,14 +211,14 @@ class Model(WritingModel, ReadingModel, SeeingModel):
                 f"sequence here is {self.max_length}: no room is left for a text."
             )
         runner = self._runner
-        keys_and_values = _no_keys if isinstance(runner, Vision) else runner.keys_and_values
+        keys_and_values = _no_keys if isinstance(runner, GraphVision) else runner.keys_and_values
         rows, kv = rows_and_keys(prompt, self.manifest, keys_and_values, owned=owned)
         head = make_head(prompt, self.manifest, owned=owned)
         resident = share_tensors(prompt, rows, kv, head)
         loaded = LoadedPrompt(resident, rows, kv, (time.perf_counter() - started) * 1e3, self, head)
         kind = "prompt_kv" if rows is None else "prompt_embeds"
         if loaded.num_virtual_tokens and kind not in self._effective:
-            if isinstance(runner, Vision):
+            if isinstance(runner, GraphVision):
                 is_seen = check_image_effect(runner.probe, loaded, self.bundle)
             else:
                 is_seen = check_effect(runner, loaded, self.manifest.vocab_size, self.bundle)
@@ -253,35 +226,36 @@ class Model(WritingModel, ReadingModel, SeeingModel):
                 self._effective.add(kind)
         return loaded
 
+    def image_outputs(
+        self, pixel_values: npt.NDArray[Any], prompts: Sequence[LoadedPrompt | None]
+    ) -> dict[str, npt.NDArray[np.float32]]:
+        """What the graph gives, for pictures that are numbers already.
 
-@contextmanager
-def _checking_weights(bundle: Path, manifest: Manifest) -> Iterator[None]:
-    """Compare the weights' hash, which takes longest, while the graph is loaded.
+        Args:
+            pixel_values: (pictures, 3, height, width), normalised.
+            prompts: one a picture, with equally many layers of rows and equally many rows, all with a head
+                or none, and with equal box layers; or all None.
 
-    Nothing parses weights, and no request runs before the hash is known. What a wrong file made fail
-    meanwhile is not the news: its hash is.
-    """
-    with ThreadPoolExecutor(1, "edgept-check") as pool:
-        check = pool.submit(check_weights, bundle, manifest)
-        try:
-            yield
-        finally:
-            check.result()
+        Returns:
+            logits (pictures, 1 + P + N, classes), those of several heads side by side; boxes (pictures,
+            1 + P + N, 4), centre x, centre y, width and height as shares of what pixel_values show;
+            features (pictures, 1 + P + N, head_size). The first position is the picture's own, P are virtual
+            tokens, N patches row by row.
 
-
-def _check_task(manifest: Manifest, bundle: Path) -> None:
-    if manifest.task not in CALLS:
-        raise IncompatibleError(
-            f"{bundle} is a bundle for {manifest.task}; this version runs {', '.join(CALLS)}. Use "
-            "the edgept version that exported it."
-        )
-    for needed in _NEEDED.get(manifest.task, ("head_size",)):
-        if getattr(manifest, needed) is None:
-            raise InvalidFileError(
-                "manifest-malformed",
-                f"{bundle}: the manifest of a bundle for {manifest.task} lacks its {needed}. Export the "
-                "model again.",
+        Raises:
+            UsageError: the bundle is no image model's, or pictures or prompts do not go together.
+        """
+        vision = self._vision
+        if vision is None:
+            refuse("image_outputs", self.manifest.task)
+        shape = (len(prompts), 3, vision.image.height, vision.image.width)
+        if np.shape(pixel_values) != shape:
+            raise UsageError(
+                f"pixel_values has shape {np.shape(pixel_values)}, expected {shape}: a picture for each "
+                "prompt, as the bundle's preprocessor makes it."
             )
+        check_together(prompts)
+        return vision.outputs(np.asarray(pixel_values), prompts)
 
 
 def _no_keys(_: npt.NDArray[Any]) -> None:

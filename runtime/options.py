@@ -1,4 +1,4 @@
-"""What a caller may choose about a generation: twelve options, documented and checked in one place."""
+"""What a caller may choose: how a bundle is loaded, and twelve options of a generation, checked in one place."""
 
 import threading
 from collections.abc import Iterable, Sequence
@@ -8,7 +8,16 @@ from edgept.runtime.beams import BeamOptions
 from edgept.runtime.generation import Limits
 from edgept.runtime.sampling import Sampling
 
-__all__ = ["GenerateOptions", "read_options"]
+__all__ = ["GenerateOptions", "LoadOptions", "read_options"]
+
+
+class LoadOptions(TypedDict, total=False):
+    """Options of `load`, which says what they are."""
+
+    threads: int | None
+    providers: Sequence[str] | None
+    max_length: int | None
+    check_hashes: bool
 
 
 class GenerateOptions(TypedDict, total=False):

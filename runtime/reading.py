@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from typing import TYPE_CHECKING, TypeAlias, TypedDict, TypeVar, Unpack
 
 import numpy as np
@@ -12,26 +11,19 @@ from edgept.errors import UsageError
 from edgept.runtime.answerer import Answer, AnswerLimits, to_answer, to_window
 from edgept.runtime.calls import refuse
 from edgept.runtime.classifier import Classification, to_classification
-from edgept.runtime.content import Content, Input, LoadedPrompt, check_tokenizer, compose
+from edgept.runtime.content import Content, Input, LoadedPrompt, check_tokenizer
 from edgept.runtime.embedder import Embedding, to_embedding
 from edgept.runtime.forward import Forward, Output
 from edgept.runtime.tagger import Tagging, check_aggregation, to_tagging
+from edgept.runtime.text_model import TextModel
 
 if TYPE_CHECKING:
-    from edgept.manifest import Manifest
     from edgept.runtime.encoding import EncodedText
-    from edgept.runtime.generator import Generator
-    from edgept.runtime.seq2seq_generator import Seq2SeqGenerator
-    from edgept.runtime.text import Tokenizer
-    from edgept.runtime.vision import Vision
 
 __all__ = ["AnswerOptions", "ReadingModel"]
 
 # Tasks whose models read two texts at once.
 OF_PAIRS = ("text-classification", "question-answering")
-# Those in which peft does not pass token types on where there are virtual tokens, so that a model was
-# tuned with all of them 0 and must be run so.
-WITHOUT_TYPES = ("question-answering", "feature-extraction")
 
 _T = TypeVar("_T")
 Request: TypeAlias = tuple[Content, LoadedPrompt | None]
@@ -62,18 +54,12 @@ class AnswerOptions(TypedDict, total=False):
     doc_stride: int | None
 
 
-class ReadingModel:
+class ReadingModel(TextModel):
     """What `Model` offers on bundles for other tasks than generation.
 
     A text that is longer than the model is refused, unless a call says truncate=True; then the result
     says how many tokens were cut off.
     """
-
-    manifest: "Manifest"
-    tokenizer: "Tokenizer | None"
-    max_length: int
-    load_ms: float
-    _runner: "Forward | Generator | Seq2SeqGenerator | Vision"
 
     def classify(
         self, content: Content, *, prompt: LoadedPrompt | None = None, truncate: bool = False
@@ -333,18 +319,6 @@ class ReadingModel:
         """Positions that a prompt leaves; what is no loaded prompt is refused when it is composed."""
         taken = prompt.num_virtual_tokens if isinstance(prompt, LoadedPrompt) else 0
         return self.max_length - taken
-
-    def _compose(self, content: "Content | EncodedText", prompt: LoadedPrompt | None) -> Input:
-        request = compose(
-            content,
-            prompt,
-            tokenizer=self.tokenizer,
-            vocab_size=self.manifest.vocab_size,
-            model=self,
-        )
-        if request.virtual_tokens and self.manifest.task in WITHOUT_TYPES:
-            return replace(request, type_ids=None)
-        return request
 
     def _forward(self, call: str, task: str | None) -> Forward:
         """The graph, where the call is for this bundle's task; None is any that reads."""

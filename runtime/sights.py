@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import numpy.typing as npt
 
@@ -12,7 +12,19 @@ from edgept.runtime.content import Head, LoadedPrompt
 if TYPE_CHECKING:
     from edgept.pictures import Picture
 
-__all__ = ["CLASSIFIES", "DETECTS", "EMBEDS", "SEGMENTS", "Sight", "check_together", "pieces"]
+__all__ = [
+    "CLASSIFIES",
+    "DETECTS",
+    "EMBEDS",
+    "SEGMENTS",
+    "PromptT",
+    "Resident",
+    "Sight",
+    "check_together",
+    "head_of",
+    "pieces",
+    "table_of",
+]
 
 CLASSIFIES, SEGMENTS, DETECTS = "image-classification", "image-segmentation", "object-detection"
 EMBEDS = "image-feature-extraction"
@@ -22,26 +34,51 @@ _MAX_ROWS = 16
 _MAX_LOGITS = 1 << 25
 
 
+class Resident(Protocol):
+    """A prompt that is resident on a model, in whichever engine."""
+
+    @property
+    def name(self) -> str:
+        """The task's name."""
+
+    @property
+    def task(self) -> str:
+        """What it is for."""
+
+    @property
+    def num_virtual_tokens(self) -> int:
+        """Positions that the prompt takes."""
+
+    @property
+    def load_ms(self) -> float:
+        """Time from file to being resident."""
+
+
+PromptT = TypeVar("PromptT", bound=Resident)
+
+
 @dataclass(frozen=True, eq=False)
-class Sight:
+class Sight(Generic[PromptT]):
     """What is asked: a picture, the prompt that it is seen under, and for which task."""
 
     picture: "Picture"
-    prompt: LoadedPrompt | None
+    prompt: PromptT | None
     task: str
 
-    @property
-    def head(self) -> Head | None:
-        """The prompt's own, where the task needs one."""
-        return None if self.prompt is None or self.task == EMBEDS else self.prompt.head
 
-    @property
-    def table(self) -> npt.NDArray[Any] | None:
-        """(layers or 1, virtual tokens, hidden); None without virtual tokens."""
-        return None if self.prompt is None else self.prompt.rows
+def head_of(sight: Sight[LoadedPrompt]) -> Head | None:
+    """The prompt's own, where the task needs one."""
+    return None if sight.prompt is None or sight.task == EMBEDS else sight.prompt.head
 
 
-def pieces(sights: Sequence[Sight], positions: int, own_classes: int) -> Iterator[list[int]]:
+def table_of(sight: Sight[LoadedPrompt]) -> npt.NDArray[Any] | None:
+    """(layers or 1, virtual tokens, hidden); None without virtual tokens."""
+    return None if sight.prompt is None else sight.prompt.rows
+
+
+def pieces(
+    sights: Sequence[Sight[LoadedPrompt]], positions: int, own_classes: int
+) -> Iterator[list[int]]:
     """Indices of pictures that are run together.
 
     Args:
@@ -52,8 +89,8 @@ def pieces(sights: Sequence[Sight], positions: int, own_classes: int) -> Iterato
     groups: dict[tuple[object, ...], dict[bytes, list[int]]] = {}
     for index, sight in enumerate(sights):
         # the graph computes one kind of boxes a run; who needs none goes with any
-        boxes = _boxes(sight.head) if sight.task == DETECTS else b""
-        key = _shape(sight.table), sight.head is None
+        boxes = _boxes(head_of(sight)) if sight.task == DETECTS else b""
+        key = _shape(table_of(sight)), head_of(sight) is None
         groups.setdefault(key, {}).setdefault(boxes, []).append(index)
     for by_boxes in groups.values():
         plain = by_boxes.pop(b"", [])
@@ -63,13 +100,16 @@ def pieces(sights: Sequence[Sight], positions: int, own_classes: int) -> Iterato
 
 
 def _bounded(
-    together: Sequence[int], sights: Sequence[Sight], positions: int, own_classes: int
+    together: Sequence[int],
+    sights: Sequence[Sight[LoadedPrompt]],
+    positions: int,
+    own_classes: int,
 ) -> Iterator[list[int]]:
     """What can be run together in parts, in order."""
     piece: list[int] = []
     classes: dict[bytes, int] = {}  # of each head in the piece: they stand side by side
     for index in together:
-        head, shape = sights[index].head, _shape(sights[index].table)
+        head, shape = head_of(sights[index]), _shape(table_of(sights[index]))
         own = {b"": own_classes} if head is None else {head.digest: len(head.weight)}
         tokens = positions + (shape[1] if shape else 0)
         logits = (len(piece) + 1) * tokens * sum((classes | own).values())

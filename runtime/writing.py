@@ -3,7 +3,6 @@
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
@@ -13,32 +12,23 @@ from edgept.errors import UsageError
 from edgept.manifest import SEQ2SEQ_TASK
 from edgept.runtime.beams import BeamOptions
 from edgept.runtime.calls import refuse
-from edgept.runtime.content import Content, Input, LoadedPrompt, compose, encode_parts
-from edgept.runtime.forward import Forward
+from edgept.runtime.content import Content, LoadedPrompt, encode_parts
 from edgept.runtime.generation import Generation, GenerationStream
 from edgept.runtime.generator import Generator
+from edgept.runtime.graph_vision import GraphVision
 from edgept.runtime.options import GenerateOptions, read_options
 from edgept.runtime.perplexity import PERPLEXITY_WINDOW, perplexity
 from edgept.runtime.seq2seq_generator import Seq2SeqGenerator
-from edgept.runtime.vision import Vision
+from edgept.runtime.text_model import TextModel
 
 if TYPE_CHECKING:
-    from edgept.manifest import Manifest
     from edgept.runtime.chat import ChatTemplate
-    from edgept.runtime.text import Tokenizer
 
 __all__ = ["WritingModel"]
 
 
-class WritingModel:
+class WritingModel(TextModel):
     """What `Model` offers on bundles of decoders and of encoder-decoders."""
-
-    bundle: Path
-    manifest: "Manifest"
-    tokenizer: "Tokenizer | None"
-    max_length: int
-    load_ms: float
-    _runner: Forward | Generator | Seq2SeqGenerator | Vision
 
     def generate(
         self,
@@ -79,7 +69,7 @@ class WritingModel:
         started = time.perf_counter()
         writer = self._writer("stream")
         sampling, limits, beams = read_options(self.manifest.eos_token_ids, **options)
-        request = self._request(content, prompt)
+        request = self._compose(content, prompt)
         times = {"load_ms": self.load_ms, "started": started}
         if isinstance(writer, Seq2SeqGenerator):
             return writer.stream(request, sampling, limits, beams, **times)
@@ -103,7 +93,7 @@ class WritingModel:
         started = time.perf_counter()
         writer = self._writer("generate_batch")
         sampling, limits, beams = read_options(self.manifest.eos_token_ids, **options)
-        composed = [self._request(content, prompt) for content, prompt in requests]
+        composed = [self._compose(content, prompt) for content, prompt in requests]
         times = {"load_ms": self.load_ms, "started": started}
         if isinstance(writer, Seq2SeqGenerator):
             return writer.batch(composed, sampling, limits, beams, **times)
@@ -118,7 +108,7 @@ class WritingModel:
         Returns:
             (tokens, vocabulary) float32; a leading prompt has no rows of its own, since it is not run.
         """
-        return self._generator("logits").logits(self._request(content, prompt))
+        return self._generator("logits").logits(self._compose(content, prompt))
 
     def perplexity(self, text: str, *, prompt: LoadedPrompt | None = None) -> float:
         """Perplexity of a text, in windows of at most 512 tokens, each with its first token given.
@@ -127,7 +117,7 @@ class WritingModel:
             UsageError: the text has fewer than two tokens, or the bundle has no tokenizer.
         """
         self._generator("perplexity")
-        ids = self._request(text, None).ids
+        ids = self._compose(text, None).ids
         room = self.max_length - (prompt.num_virtual_tokens if prompt else 0)
         window = min(room, PERPLEXITY_WINDOW)
         return perplexity(ids, window, lambda chunk: self.logits(chunk, prompt=prompt))
@@ -153,7 +143,7 @@ class WritingModel:
             UsageError: the bundle has no chat template, or the template refuses the messages.
             UntrustedError: the template tries to leave its sandbox.
         """
-        if isinstance(self._runner, Vision):
+        if isinstance(self._runner, GraphVision):
             refuse("chat", self.manifest.task)
         if self.tokenizer is None:
             raise UsageError("chat needs a tokenizer, and this bundle has none.")
@@ -168,17 +158,8 @@ class WritingModel:
 
         return ChatTemplate.from_bundle(self.bundle)
 
-    def _request(self, content: Content, prompt: LoadedPrompt | None) -> Input:
-        return compose(
-            content,
-            prompt,
-            tokenizer=self.tokenizer,
-            vocab_size=self.manifest.vocab_size,
-            model=self,
-        )
-
     def _writer(self, call: str) -> Generator | Seq2SeqGenerator:
-        if isinstance(self._runner, (Forward, Vision)):
+        if not isinstance(self._runner, (Generator, Seq2SeqGenerator)):
             refuse(call, self.manifest.task)
         return self._runner
 

@@ -2,7 +2,8 @@
 
 Those that the tests have exported to $EDGEPT_TEST_BUNDLES are not exported again.
 
-Each is a folder FOLDER/NAME with a bundle and the prompt files 0.safetensors, 1.safetensors, ...
+Each is a folder FOLDER/NAME with a bundle and the prompt files 0.safetensors, 1.safetensors, ...; of an image model
+also with a picture, pixels.f32.
 """
 
 import os
@@ -14,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from edgept.bundle import MANIFEST_NAME, read_manifest
-from edgept.export import export_model
 from edgept.manifest import Manifest
 from edgept.prompt import Prompt
 from edgept.prompt_file import write_prompt
@@ -31,6 +31,8 @@ BUNDLES: dict[str, str | None] = {
     "t5": "text2text-generation",
     "vit": None,
 }
+# How the tests' own are named, where it is not None.
+_ENDINGS = {"bert": "text-classification", "vit": "0"}
 
 
 def image_prompts(manifest: Manifest) -> list[Prompt]:
@@ -83,8 +85,12 @@ def prompts(manifest: Manifest) -> list[Prompt]:
 
 def write_prompts(place: Path) -> None:
     """Write them beside a bundle, which is whole then."""
-    for number, prompt in enumerate(prompts(read_manifest(place / "bundle"))):
+    manifest = read_manifest(place / "bundle")
+    for number, prompt in enumerate(prompts(manifest)):
         write_prompt(prompt, place / f"{number}.safetensors", overwrite=True)
+    if manifest.image is not None:
+        shape = 3, manifest.image.height, manifest.image.width
+        np.random.default_rng(0).standard_normal(shape, np.float32).tofile(place / "pixels.f32")
     (place / "done").touch()
 
 
@@ -95,11 +101,13 @@ def main(folder: Path) -> None:
         if (place / "done").is_file():
             continue
         kept = Path(os.environ.get("EDGEPT_TEST_BUNDLES", "nowhere"))
-        kept /= f"{name}-fp32-{task if name == 'bert' else None}"
+        kept /= f"{name}-fp32-{_ENDINGS.get(name)}"
         if (kept / MANIFEST_NAME).is_file():
             shutil.copytree(kept, place / "bundle", dirs_exist_ok=True)
             write_prompts(place)
             continue
+        from edgept.export import export_model  # torch, which those that are kept do without
+
         model = place / "model"
         if name == "vit":
             save_image_model(name, model)

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from edgept.runtime.c_library import (
+from edgept.runtime.c_header import (
     ON_TOKEN,
     CBundleOptions,
     CClassification,
@@ -228,12 +228,12 @@ class CModel:
         return found
 
     def see(
-        self, pixels: npt.NDArray[np.float32], prompt: Any = None, *, features: bool = False
+        self, pixels: npt.NDArray[np.float32], prompt: Any = None, *, features: int = 0
     ) -> tuple[CSight, dict[str, npt.NDArray[np.float32]]]:
         """A picture (3, height, width); the outputs that came, by name."""
         found = CSight()
         values = np.ascontiguousarray(pixels).ctypes.data_as(ctypes.POINTER(ctypes.c_float))
-        self.call("session_see", self.session, prompt, values, int(features), found)
+        self.call("session_see", self.session, prompt, values, features, found)
         widths = {"logits": found.classes, "boxes": 4, "features": found.feature_width}
         return found, {
             name: _array(getattr(found, name), found.positions, width)

@@ -14,7 +14,7 @@ import pytest
 
 import edgept
 from edgept.bundle import MANIFEST_NAME
-from edgept.runtime import c_engine, c_request
+from edgept.runtime import c_engine, c_reading, c_request, c_writing
 from edgept.runtime.c_engine import CModel
 from edgept.runtime.c_prompt import CPrompt
 from tests.c_library import BUILD
@@ -92,7 +92,7 @@ def running_in_c() -> Iterator[None]:
         patch.setenv("EDGEPT_LIBRARY", str(BUILD / "libedgept.so"))
         patch.setattr(edgept, "load", load_in_c)
         patch.setattr(pytest, "raises", raises_class)
-        for module in (c_engine, c_request):
+        for module in (c_engine, c_reading, c_request, c_writing):
             patch.setattr(module, "lacks", _lacks)
         for owner in (CModel, CPrompt):
             patch.setattr(owner, "__getattr__", _get_missing, raising=False)

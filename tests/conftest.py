@@ -286,22 +286,22 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pa
 
 
 @pytest.fixture(scope="session")
-def bundle_of(
-    tmp_path_factory: pytest.TempPathFactory,
-    model_folder: Callable[[str], Path],
-    worker_id: str,
-) -> Callable[..., Path]:
-    """A function from a kind, a precision and a task to an exported bundle, made at the first call.
+def bundles(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """Where exported bundles are. Nobody writes into one: processes that run tests side by side share them.
 
-    Nobody writes into one: processes that run tests side by side share them. $EDGEPT_TEST_BUNDLES is a
-    folder in which they are kept for another run.
+    $EDGEPT_TEST_BUNDLES is a folder in which they are kept for another run.
     """
-    from edgept.export import export_model
-
     own = tmp_path_factory.getbasetemp()
-    bundles = (own if worker_id == "master" else own.parent) / "bundles"
-    bundles = Path(os.environ.get("EDGEPT_TEST_BUNDLES") or bundles)
-    bundles.mkdir(exist_ok=True)
+    folder = (own if worker_id == "master" else own.parent) / "bundles"
+    folder = Path(os.environ.get("EDGEPT_TEST_BUNDLES") or folder)
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def bundle_of(bundles: Path, model_folder: Callable[[str], Path]) -> Callable[..., Path]:
+    """A function from a kind, a precision and a task to an exported bundle, made at the first call."""
+    from edgept.export import export_model
 
     def bundle(kind: str, precision: str = "fp32", task: str | None = None) -> Path:
         path = bundles / f"{kind}-{precision}-{task}"
@@ -317,19 +317,10 @@ def bundle_of(
 
 
 @pytest.fixture(scope="session")
-def image_bundle_of(
-    tmp_path_factory: pytest.TempPathFactory, worker_id: str
-) -> Callable[..., Path]:
-    """A function from a kind of image model, its own labels and a precision to an exported bundle.
-
-    Nobody writes into one: processes that run tests side by side share them.
-    """
+def image_bundle_of(bundles: Path) -> Callable[..., Path]:
+    """A function from a kind of image model, its own labels and a precision to an exported bundle."""
     from edgept.export import export_model
     from tests.image_models import save_image_model
-
-    own = tmp_path_factory.getbasetemp()
-    bundles = (own if worker_id == "master" else own.parent) / "image-bundles"
-    bundles.mkdir(exist_ok=True)
 
     def bundle(kind: str, labels: tuple[str, ...] = (), precision: str = "fp32") -> Path:
         path = bundles / f"{kind}-{precision}-{len(labels)}"

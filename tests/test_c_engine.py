@@ -260,7 +260,7 @@ def test_threads_share_a_model(bundle_of: Callable[..., Path]) -> None:
     for thread in threads:
         thread.join()
     assert not wrong
-    assert len(c._idle) <= 4
+    assert len(c._opened._idle) <= 4
 
 
 def test_whatever_holds_a_prompt(

@@ -18,7 +18,7 @@ from edgept.bundle import HASHES_NAME
 from edgept.manifest import Manifest
 from edgept.prompt import Prompt
 from edgept.prompt_file import write_prompt
-from edgept.runtime.c_library import ON_TOKEN
+from edgept.runtime.c_header import ON_TOKEN
 from edgept.runtime.content import compose
 from tests.c_library import SOURCE, CModel, CStatusError
 
@@ -225,7 +225,7 @@ def test_prefill_that_is_cancelled(kind: str, pair_of: Callable[..., Pair]) -> N
 def test_on_text_that_ends_is_not_called_again(pair_of: Callable[..., Pair]) -> None:
     import ctypes
 
-    from edgept.runtime.c_library import ON_TEXT, CGenerateOptions, CGeneration
+    from edgept.runtime.c_header import ON_TEXT, CGenerateOptions, CGeneration
 
     model = pair_of("llama", "fp32").c
     pieces: list[bytes] = []
@@ -247,7 +247,7 @@ def test_no_piece_is_lost_where_a_token_ends_it(pair_of: Callable[..., Pair]) ->
     """The token at which on_token ends it is in the text, and was shown; what was held back, too."""
     import ctypes
 
-    from edgept.runtime.c_library import ON_TEXT, CGenerateOptions, CGeneration
+    from edgept.runtime.c_header import ON_TEXT, CGenerateOptions, CGeneration
 
     model = pair_of("llama", "fp32").c
     for count in range(1, 12):
@@ -477,23 +477,23 @@ def test_options_struct_is_the_header_s(tmp_path: Path) -> None:
     """What ctypes believes of sizes is what the compiler says."""
     import ctypes
 
-    from edgept.runtime import c_library
+    from edgept.runtime import c_header
 
     names = {
-        "edgept_error": c_library.CError,
-        "edgept_provider": c_library.CProvider,
-        "edgept_latency": c_library.CLatency,
-        "edgept_text": c_library.CText,
-        "edgept_bundle_options": c_library.CBundleOptions,
-        "edgept_generate_options": c_library.CGenerateOptions,
-        "edgept_generation": c_library.CGeneration,
-        "edgept_outputs": c_library.COutputs,
-        "edgept_classification": c_library.CClassification,
-        "edgept_image": c_library.CImage,
-        "edgept_sight": c_library.CSight,
-        "edgept_segmentation": c_library.CSegmentation,
-        "edgept_detection": c_library.CDetection,
-        "edgept_detections": c_library.CDetections,
+        "edgept_error": c_header.CError,
+        "edgept_provider": c_header.CProvider,
+        "edgept_latency": c_header.CLatency,
+        "edgept_text": c_header.CText,
+        "edgept_bundle_options": c_header.CBundleOptions,
+        "edgept_generate_options": c_header.CGenerateOptions,
+        "edgept_generation": c_header.CGeneration,
+        "edgept_outputs": c_header.COutputs,
+        "edgept_classification": c_header.CClassification,
+        "edgept_image": c_header.CImage,
+        "edgept_sight": c_header.CSight,
+        "edgept_segmentation": c_header.CSegmentation,
+        "edgept_detection": c_header.CDetection,
+        "edgept_detections": c_header.CDetections,
     }
     lines = "".join(
         f'_Static_assert(sizeof(struct {name}) == {ctypes.sizeof(kind)}, "");\n'

@@ -20,7 +20,7 @@ from edgept.latency import Latency
 from edgept.manifest import ImageGeometry, Manifest
 from edgept.prompt import check_fits
 from edgept.prompt_file import parse_prompt, write_prompt
-from edgept.runtime.c_library import CClassification, CDetections, CSegmentation, CSight, CText
+from edgept.runtime.c_header import CClassification, CDetections, CSegmentation, CSight, CText
 from edgept.runtime.detector import to_detections
 from edgept.runtime.image_classifier import to_image_classification
 from edgept.runtime.segmenter import to_segmentation

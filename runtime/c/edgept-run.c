@@ -299,7 +299,7 @@ static enum edgept_status look(struct edgept_bundle *bundle, struct edgept_sessi
     if (image == NULL)
         stop("--pixels is for bundles of image models, this one is for ", edgept_bundle_task(bundle));
     float *pixels = read_pixels(arguments->pixels, image);
-    enum edgept_status status = edgept_session_see(session, prompt, pixels, 0, &sight, error);
+    enum edgept_status status = edgept_session_see(session, prompt, pixels, EDGEPT_NO_FEATURES, &sight, error);
     if (status == EDGEPT_OK)
         status = show_sight(bundle, session, &sight, arguments->threshold, error);
     if (status == EDGEPT_OK)

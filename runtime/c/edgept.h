@@ -207,6 +207,7 @@ EDGEPT_API enum edgept_status edgept_prompt_bind(struct edgept_bundle *bundle,
 EDGEPT_API void edgept_prompt_free(struct edgept_prompt *prompt);
 
 EDGEPT_API const char *edgept_prompt_name(const struct edgept_prompt *prompt);
+EDGEPT_API const char *edgept_prompt_task(const struct edgept_prompt *prompt); /* "image-segmentation", ... */
 EDGEPT_API size_t edgept_prompt_virtual_tokens(const struct edgept_prompt *prompt);
 EDGEPT_API size_t edgept_prompt_bytes(const struct edgept_prompt *prompt); /* that it takes in memory */
 EDGEPT_API double edgept_prompt_load_ms(const struct edgept_prompt *prompt);
@@ -407,28 +408,35 @@ struct edgept_sight {
     const struct edgept_prompt *prompt; /* as given */
     size_t positions;                   /* 1 + virtual tokens + patches */
     size_t first, count;                /* those that the task reads */
-    size_t classes;                     /* 0 without a head; edgept_bundle_label names them */
+    size_t classes;                     /* 0 where no head is used; edgept_bundle_label names them */
     size_t feature_width;
-    const float *logits;   /* (positions, classes); NULL without a head */
+    const float *logits;   /* (positions, classes); NULL where no head is used */
     const float *boxes;    /* (positions, 4): centre x, centre y, width, height, in shares of what pixels show;
                               NULL unless things are detected */
     const float *features; /* (positions, feature_width); NULL unless they were asked for, or are the task */
     struct edgept_latency latency; /* input_tokens: patches */
 };
 
+/* Whether a sight has features. */
+enum edgept_features {
+    EDGEPT_NO_FEATURES = 0,   /* only where they are the task */
+    EDGEPT_WITH_FEATURES = 1, /* beside what the task reads */
+    EDGEPT_FEATURES_ALONE = 2 /* they are the task, whatever the prompt is for: no head is used */
+};
+
 /*
  * Look at a picture under a prompt (NULL: the plain model), and do what the prompt is for.
  * pixels: (3, height, width) as edgept_bundle_image says, row by row; decoded, resized and normalised by the
- * program as the bundle's preprocessor_config.json says: to classify, with its crop; to segment and to
- * detect, all of the picture squeezed into that size. Where it says do_pad (OWLv2), the picture is put at the
- * top left of a black square with its longer side, and that is resized: boxes and patches are then places in
- * the square, so multiply a box by that side and clip it to the picture, and drop the patches beyond it.
- * features: 1 gives them beside what the task reads.
+ * program as the bundle's preprocessor_config.json says: to classify, and for features, with its crop; to segment
+ * and to detect, all of the picture squeezed into that size. edgept_prompt_task says which. Where it says do_pad
+ * (OWLv2), the picture is put at the top left of a black square with its longer side, and that is resized: boxes
+ * and patches are then places in the square, so multiply a box by that side and clip it to the picture, and drop
+ * the patches beyond it.
  */
 EDGEPT_API enum edgept_status edgept_session_see(struct edgept_session *session,
                                                  const struct edgept_prompt *prompt, const float *pixels,
-                                                 int features, struct edgept_sight *sight,
-                                                 struct edgept_error *error);
+                                                 enum edgept_features features,
+                                                 struct edgept_sight *sight, struct edgept_error *error);
 
 /* What is made of a sight, by its task. The memory is the session's, until its next call; the sight stays. */
 

@@ -5,6 +5,9 @@
 #include "bundle.h"
 #include "prompt_file.h"
 
+/* As prompt files name them, by enum edgept_image_task. */
+extern const char *const edgept_image_task_names[EDGEPT_IMAGE_FEATURES];
+
 /* Never changes after it is made. Values are in the graph's float type. */
 struct edgept_prompt {
     const struct edgept_bundle *bundle;
@@ -21,5 +24,13 @@ struct edgept_prompt {
     size_t bytes;
     double load_ms;
 };
+
+/* Whether a file with so many virtual tokens belongs to a bundle. */
+enum edgept_status edgept_prompt_check_fits(const struct edgept_bundle *bundle, const struct edgept_prompt_file *file,
+                                            size_t virtual_tokens, struct edgept_error *error);
+
+/* What an image model's prompt is for; EDGEPT_IMAGE_FEATURES: nothing that this bundle does. */
+enum edgept_image_task edgept_prompt_image_task(const struct edgept_facts *facts,
+                                                const struct edgept_prompt_file *file);
 
 #endif

@@ -100,12 +100,12 @@ static enum edgept_status look(struct edgept_bundle *bundle, struct edgept_sessi
     const struct edgept_image *image = edgept_bundle_image(bundle);
     enum edgept_status status = EDGEPT_OK;
     require(image->height * image->width <= 32 * 32, "the checks are for pictures of 32 x 32");
-    for (int features = 0; status == EDGEPT_OK && features < 2; features++) {
+    for (int features = EDGEPT_NO_FEATURES; status == EDGEPT_OK && features <= EDGEPT_WITH_FEATURES; features++) {
         struct edgept_sight sight;
         struct edgept_classification classes;
         struct edgept_segmentation segments;
         struct edgept_detections things;
-        status = edgept_session_see(session, prompt, pixels, features, &sight, error);
+        status = edgept_session_see(session, prompt, pixels, (enum edgept_features)features, &sight, error);
         if (status)
             return status;
         if (sight.task == EDGEPT_IMAGE_CLASSIFICATION)
