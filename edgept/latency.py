@@ -1,8 +1,10 @@
 """How long a request took, phase by phase."""
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Protocol, TypeVar
 
-__all__ = ["Latency"]
+__all__ = ["Latency", "Timed", "until_now"]
 
 
 @dataclass(frozen=True)
@@ -66,3 +68,28 @@ class Latency:
             f"· tokenize {self.tokenize_ms:.2f} ms · prefill {self.prefill_ms:.1f} ms "
             f"({self.virtual_tokens} virtual + {self.input_tokens} tokens){first}{pace} · {end}"
         )
+
+
+class Timed(Protocol):
+    """A result, a frozen dataclass, that says how long it took."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def latency(self) -> Latency:
+        """How long the request took."""
+        ...
+
+
+TimedT = TypeVar("TimedT", bound=Timed)
+
+
+def until_now(result: TimedT, started: float) -> TimedT:
+    """The result with its total_ms up to now, since what is made of a graph's output takes time, too.
+
+    Args:
+        result: made at last.
+        started: monotonic time of the call, in seconds.
+    """
+    total_ms = (time.perf_counter() - started) * 1e3
+    return replace(result, latency=replace(result.latency, total_ms=total_ms))

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgept.errors import UsageError
+from edgept.latency import Timed, until_now
 from edgept.runtime.answerer import Answer, AnswerLimits, to_answer, to_window
 from edgept.runtime.calls import refuse
 from edgept.runtime.classifier import Classification, to_classification
@@ -25,7 +26,7 @@ __all__ = ["AnswerOptions", "ReadingModel"]
 # Tasks whose models read two texts at once.
 OF_PAIRS = ("text-classification", "question-answering")
 
-_T = TypeVar("_T")
+_T = TypeVar("_T", bound=Timed)
 Request: TypeAlias = tuple[Content, LoadedPrompt | None]
 """A content and the prompt in front of it."""
 Question: TypeAlias = tuple[tuple[str, str], LoadedPrompt | None]
@@ -215,7 +216,8 @@ class ReadingModel(TextModel):
     def _outputs(
         self, requests: Iterable[Request], call: str, truncate: bool
     ) -> list[npt.NDArray[np.float32]]:
-        return self._read(requests, call, None, truncate, lambda _, output: output.values)
+        found = self._read(requests, call, None, truncate, lambda _, output: output)
+        return [output.values for output in found]
 
     def _classify(
         self, requests: Iterable[Request], call: str, truncate: bool
@@ -268,7 +270,10 @@ class ReadingModel(TextModel):
                 started=started,
             )
         )
-        return [to_answer([next(found) for _ in range(size)], limits) for size in sizes]
+        return [
+            until_now(to_answer([next(found) for _ in range(size)], limits), started)
+            for size in sizes
+        ]
 
     def _read(
         self,
@@ -289,7 +294,7 @@ class ReadingModel(TextModel):
         ]
         return forward.run(
             composed,
-            lambda index, output: finish(contents[index], output),
+            lambda index, output: until_now(finish(contents[index], output), started),
             load_ms=self.load_ms,
             started=started,
         )

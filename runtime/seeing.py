@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
 
 from edgept.errors import UsageError
+from edgept.latency import Timed, until_now
 from edgept.runtime.calls import refuse
 from edgept.runtime.content import check_prompt
 from edgept.runtime.detector import Detections, check_threshold, to_detections
@@ -23,7 +24,7 @@ __all__ = ["SeeingModel", "Sighting"]
 _DOES = {CLASSIFIES: "classify_image", SEGMENTS: "segment", DETECTS: "detect"}
 _THRESHOLD = 0.5
 
-_T = TypeVar("_T")
+_T = TypeVar("_T", bound=Timed)
 
 Look: TypeAlias = tuple["Picture", PromptT | None]
 """A picture and the prompt that it is seen under."""
@@ -241,7 +242,12 @@ class SeeingModel(Generic[PromptT]):
         if vision is None:
             refuse(call, self.manifest.task)
         sights = [self._sight(request, call, task, vision.prompt_type) for request in requests]
-        return vision.run(sights, finish, load_ms=self.load_ms, started=started)
+        return vision.run(
+            sights,
+            lambda sight, seen: until_now(finish(sight, seen), started),
+            load_ms=self.load_ms,
+            started=started,
+        )
 
     def _sight(
         self, request: Look[PromptT], call: str, task: str | None, prompt_type: type[PromptT]

@@ -65,7 +65,8 @@ def _outputs(model: Model, prompt: LoadedPrompt, job: Job) -> Iterator[Outputs]:
     for begin in range(0, len(job.held_out), size):
         rows = [*range(begin, min(begin + size, len(job.held_out)))]
         requests = [(job.held_out.rows[row].picture, prompt) for row in rows]
-        seen = model._look(requests, "see_batch", job.task, lambda _, found: found.values)
+        looks = model._look(requests, "see_batch", job.task, lambda _, seen: seen)
+        seen = [look.values for look in looks]
         found = {
             name: torch.from_numpy(np.stack([values[name][places] for values in seen]))
             for name in seen[0]
