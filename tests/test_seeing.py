@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+import time
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -141,6 +142,21 @@ def test_segments_are_those_of_pytorch(model: edgept.Model, bundle: Path, deep: 
     assert sum(found.shares) == pytest.approx(1)
     assert found.shares[0] == pytest.approx((found.classes == 0).mean())
     close(found.probabilities, torch.from_numpy(patches).softmax(-1))
+
+
+def test_what_is_made_of_the_output_is_part_of_the_time(
+    model: edgept.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgept.runtime import seeing
+
+    def slowly(*arguments: Any) -> Any:
+        time.sleep(0.2)
+        return to_segmentation(*arguments)
+
+    monkeypatch.setattr(seeing, "to_segmentation", slowly)
+    latency = model.segment(photo(), prompt=model.load_prompt(make_prompt(SEGMENTS))).latency
+    assert latency.preprocess_ms is not None
+    assert latency.total_ms >= latency.preprocess_ms + latency.prefill_ms + 200
 
 
 @pytest.mark.parametrize("deep", [False, True])
