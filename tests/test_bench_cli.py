@@ -24,6 +24,7 @@ from edgept.bench.question import Question
 from edgept.bench.requests import make_request
 from edgept.bench.residents import measure_level, measure_recent
 from edgept.bench.rival import find_rival
+from edgept.bench.subject import Shared
 from edgept.bench.texts import Texts, least_request
 from edgept.bundle import MANIFEST_NAME, hash_file, read_manifest
 from edgept.cli import main
@@ -240,8 +241,8 @@ def test_neither_side_of_a_comparison_is_favoured(bundle: Path, files: Path) -> 
     for ids in ([5, 6], [5] * 100):
         models[0].generate(ids, prompt=prompts[0], max_new_tokens=1)
     assert len(pools[0]._free) > len(pools[1]._free)
-    subject, notes = Texts(question).beside(models[0], prompts[0], models[1], prompts[1])
-    assert (subject, notes) == (Texts(question), [])
+    shared = Texts(question).beside(models[0], prompts[:1], models[1], prompts[1:])
+    assert shared == Shared(Texts(question), [])
     assert [len(pool._free) for pool in pools] == [1, 1]
     order: list[str] = []
     blocks: list[tuple[Samples, Samples]] = []
@@ -257,6 +258,23 @@ def test_neither_side_of_a_comparison_is_favoured(bundle: Path, files: Path) -> 
         _block(side("a"), side("b"), blocks)
     assert "".join(order) == "abba" + "baab" + "abba"
     assert all(this["swap"] == [1, 1] and other["swap"] == [0, 0] for this, other in blocks)
+
+
+def test_answers_of_other_lengths_are_no_difference(
+    bundle: Path, files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lengths under every prompt count, not that of the first one."""
+    model = edgept.load(bundle, threads=1)
+    pool = [model.load_prompt(files / f"{name}.npy") for name in ("spanish", "german")]
+    texts = Texts(Question(None, [5, 6, 7], 4, 4))
+    assert texts.work(model, pool[0]) == "4 tokens"
+    monkeypatch.setattr(
+        Texts, "work", lambda _self, _model, prompt: "4 tokens" if prompt is pool[0] else "2 tokens"
+    )
+    shared = texts.beside(model, pool[:1], model, pool)
+    assert "4 tokens here and 4 tokens, 2 tokens there" in shared.notes[0]
+    assert shared.other_work == {"tpot", "end_to_end"}
+    assert texts.beside(model, pool, model, pool) == Shared(texts, [])
 
 
 def test_a_comparison_with_a_report_whose_bundle_is_gone(

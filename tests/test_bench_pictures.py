@@ -14,9 +14,13 @@ from PIL import Image
 import edgept
 from edgept.bench import pictures
 from edgept.bench.answers import Answers, are_alike
+from edgept.bench.comparison import _compare_interleaved
 from edgept.bench.earlier import read_earlier
 from edgept.bench.picture import PictureFile, find_picture
+from edgept.bench.plan import Plan, length_of_run
 from edgept.bench.requests import make_request
+from edgept.bench.rival import Rival
+from edgept.bench.subject import Shared
 from edgept.cli import main
 from edgept.prompt_source import bind
 from tests.test_seeing import CLASSIFIES, DETECTS, SEGMENTS, make_prompt, photo
@@ -128,6 +132,32 @@ def test_a_comparison_with_itself_is_interleaved(
         if ratio["low"] <= 1 <= ratio["high"]:
             assert phase["word"] in ("no difference shown", "too few samples")
     assert "interleaved" in (tmp_path / "page.html").read_text("utf-8")
+
+
+def test_prompts_that_do_other_work_are_not_compared(first: Path, bundle: Path) -> None:
+    """One task here and two there: whatever the ratio, it says nothing of the bundles."""
+    model = edgept.load(bundle, threads=1)
+    pool = [model.load_prompt(make_prompt(task, name=task)) for task in (CLASSIFIES, SEGMENTS)]
+    data, request = find_picture(None, None, 0)
+    subject = pictures.Pictures(request, [data], Path())
+    for others in (pool, pool[1:], pool[::-1]):
+        assert subject.beside(model, pool[:1], model, others).notes
+    for ours, others in ((pool, pool), (pool[:1], pool[:1] * 2), (pool, pool * 2)):
+        assert subject.beside(model, ours, model, others) == Shared(subject, [])
+    plan = Plan(bundle, (), length_of_run(quick=False, seconds=0.5, samples=40), threads=1)
+    compared = _compare_interleaved(
+        plan,
+        subject,
+        model,
+        [make_prompt(CLASSIFIES)],
+        Rival(model, pool),
+        read_earlier(first),
+        lambda *_: None,
+    )
+    assert f"{CLASSIFIES} here and for {CLASSIFIES}, {SEGMENTS} there" in compared.notes[0]
+    words = {name: phase.word for name, phase in compared.phases.items()}
+    own = [name for name, word in words.items() if word == "at other work"]
+    assert own == ["swap", "run", "read_out", "end_to_end"]
 
 
 def test_a_picture_that_is_gone_or_has_changed_is_made(first: Path, tmp_path: Path) -> None:

@@ -24,7 +24,15 @@ __all__ = ["Compared", "Comparison", "compare"]
 
 @dataclass(frozen=True)
 class Compared:
-    """One phase of the comparison; samples in milliseconds."""
+    """One phase of the comparison.
+
+    Attributes:
+        ratio: this side over the other.
+        word: what may be said of it, as `Ratio.word`; or "at other work", where the prompts of the two sides
+            do not do the same and a ratio says nothing of the bundles.
+        this: this side's samples, in milliseconds.
+        other: the other side's.
+    """
 
     ratio: Ratio
     word: str
@@ -103,10 +111,11 @@ def _compare_interleaved(
     progress: Progress,
 ) -> Comparison:
     pool = [model.load_prompt(prompt) for prompt in prompts]
-    shared, notes = subject.beside(model, pool[0], rival.model, rival.pool[0])
+    shared = subject.beside(model, pool, rival.model, rival.pool)
+    notes = [*shared.notes]
     answers, other_answers = Answers(), Answers()
-    this = make_request(shared, model, pool, answers, batch=plan.batch)
-    other = make_request(shared, rival.model, rival.pool, other_answers, batch=plan.batch)
+    this = make_request(shared.subject, model, pool, answers, batch=plan.batch)
+    other = make_request(shared.subject, rival.model, rival.pool, other_answers, batch=plan.batch)
     blocks: list[tuple[Samples, Samples]] = []
     series = run_loop(
         lambda: _block(this, other, blocks),
@@ -119,10 +128,11 @@ def _compare_interleaved(
     pairs = _pairs(blocks[series.warm_up.requests :])
     if series.throttled:
         notes.append("the machine was throttled meanwhile; both sides were")
-    compared = {
-        name: _compared(ratio_of_pairs(a, b, together=len(pairs)), a, b)
-        for name, (a, b) in pairs.items()
-    }
+    compared = {}
+    for name, (a, b) in pairs.items():
+        ratio = ratio_of_pairs(a, b, together=len(pairs))
+        word = "at other work" if name in shared.other_work else ratio.word
+        compared[name] = Compared(ratio, word, a, b)
     different = answers.different + other_answers.different
     return Comparison(earlier.path, "interleaved", "", compared, different, notes)
 
@@ -155,10 +165,6 @@ def _pairs(blocks: list[tuple[Samples, Samples]]) -> dict[str, tuple[list[float]
     return pairs
 
 
-def _compared(ratio: Ratio, this: list[float], other: list[float]) -> Compared:
-    return Compared(ratio, ratio.word, this, other)
-
-
 def _compare_reports(samples: Samples, earlier: Earlier, why: str) -> Comparison:
     """Compare this run's samples with the other report's; what the machine did between is in the ratio."""
     names = [name for name in TITLES if name in samples and name in earlier.samples]
@@ -167,7 +173,7 @@ def _compare_reports(samples: Samples, earlier: Earlier, why: str) -> Comparison
         this, other = samples[name], earlier.samples[name]
         if min(*this, *other) > 0:
             ratio = ratio_of_series(this, other, together=len(names))
-            compared[name] = _compared(ratio, this, other)
+            compared[name] = Compared(ratio, ratio.word, this, other)
     note = (
         f"taken apart ({earlier.created} and now): what changed in the machine between the two is in "
         "the ratios and in no interval"

@@ -15,7 +15,8 @@ from edgept.bench.picture import PictureFile, find_picture
 from edgept.bench.plan import Plan
 from edgept.bench.question import Question
 from edgept.bench.sightings import first_number, numbers
-from edgept.bench.subject import Least, Subject
+from edgept.bench.subject import Least, Shared, Subject
+from edgept.bench.turns import do_the_same
 from edgept.errors import UsageError
 from edgept.latency import Latency
 from edgept.manifest import ImageGeometry, Manifest
@@ -25,6 +26,9 @@ from edgept.runtime.model import Model
 
 __all__ = ["Pictures", "check", "choose", "least_request"]
 
+_TASKS_OWN = frozenset(
+    {"swap", "run", "read_out", "end_to_end"}
+)  # phases that a task makes long or short
 _TITLES = {**TITLES, "process_start": "process to first result"}
 
 
@@ -75,22 +79,31 @@ class Pictures:
         same = isinstance(other, PictureFile) and other.sha256 == self.request.sha256
         return "" if same else "the requests are not the same picture"
 
+    def work(self, model: Model, prompt: LoadedPrompt) -> str:  # noqa: ARG002 - texts need it
+        """The prompt's task."""
+        return prompt.prompt.task
+
     def beside(
         self,
         model: Model,
-        prompt: LoadedPrompt,
+        pool: Sequence[LoadedPrompt],
         other: Model,
-        other_prompt: LoadedPrompt,
-    ) -> tuple[Subject, list[str]]:
+        other_pool: Sequence[LoadedPrompt],
+    ) -> Shared:
         """The picture, which every model reads by itself."""
         notes = []
         sides = [f"{i.width} x {i.height}" for i in (_image(model), _image(other))]
         if sides[0] != sides[1]:
             notes.append(f"the graphs take {sides[0]} pixels here and {sides[1]} there")
-        tasks = [item.prompt.task for item in (prompt, other_prompt)]
-        if tasks[0] != tasks[1]:
-            notes.append(f"the first prompts are for {tasks[0]} here and {tasks[1]} there")
-        return self, notes
+        ours = [self.work(model, prompt) for prompt in pool]
+        theirs = [self.work(other, prompt) for prompt in other_pool]
+        if do_the_same(ours, theirs):
+            return Shared(self, notes)
+        notes.append(
+            f"the prompts that take turns are for {', '.join(ours)} here and for {', '.join(theirs)} there: "
+            "other work, so no ratio of what a task makes long or short is called a difference"
+        )
+        return Shared(self, notes, _TASKS_OWN)
 
     def notes(self) -> list[str]:
         """That the picture is nobody's."""
