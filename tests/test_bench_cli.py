@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 
 import edgept
 from edgept.bench.answers import Answers
-from edgept.bench.comparison import _block
+from edgept.bench.comparison import _compare_reports, _turn
 from edgept.bench.earlier import read_earlier
 from edgept.bench.loop import run_loop
 from edgept.bench.phases import Samples
@@ -245,7 +245,7 @@ def test_neither_side_of_a_comparison_is_favoured(bundle: Path, files: Path) -> 
     assert shared == Shared(Texts(question), [])
     assert [len(pool._free) for pool in pools] == [1, 1]
     order: list[str] = []
-    blocks: list[tuple[Samples, Samples]] = []
+    turns: list[tuple[Samples, Samples]] = []
 
     def side(name: str) -> Callable[[], Samples]:
         def run() -> Samples:
@@ -254,10 +254,10 @@ def test_neither_side_of_a_comparison_is_favoured(bundle: Path, files: Path) -> 
 
         return run
 
-    for _ in range(3):
-        _block(side("a"), side("b"), blocks)
-    assert "".join(order) == "abba" + "baab" + "abba"
-    assert all(this["swap"] == [1, 1] and other["swap"] == [0, 0] for this, other in blocks)
+    for _ in range(2):
+        _turn(side("a"), side("b"), turns)
+    assert "".join(order) == 2 * "abbabaab"
+    assert all(this["swap"] == [1] * 4 and other["swap"] == [0] * 4 for this, other in turns)
 
 
 def test_answers_of_other_lengths_are_no_difference(
@@ -293,6 +293,10 @@ def test_a_comparison_with_a_report_whose_bundle_is_gone(
     assert "not at hand" in comparison["why"]
     assert "process_start" in comparison["phases"]
     assert comparison["notes"]
+    # a bundle without a shared buffer has no recent swaps
+    samples: Samples = {"swap": [1.0] * 40, "swap_recent": []}
+    apart = _compare_reports(samples, read_earlier(first), "")
+    assert set(apart.phases) == {"swap"}
 
 
 @pytest.mark.parametrize(
