@@ -68,6 +68,7 @@ def test_every_phase_is_measured_under_prompts_of_all_tasks(first: Path) -> None
     assert "4 virtual tokens, 56 x 40 pixels" in table
     assert "process to first result" in table
     assert "A → B → A and" in table
+    assert "prompts of different work take turns" in table
     found = json.loads(first.read_text())
     assert found["format"] == "edgept-bench"
     assert found["request"]["name"] == str(first.with_name("photo.png"))
