@@ -483,6 +483,21 @@ def test_a_report_with_a_sample_that_is_none(first: Path, tmp_path: Path, sample
         read_earlier(path)
 
 
+@pytest.mark.parametrize("path", ["a\0b", "a\ud800b"])
+def test_a_report_with_a_path_that_is_none(first: Path, tmp_path: Path, path: str) -> None:
+    for holder in ("bundle", "prompts", "request"):
+        report = json.loads(first.read_text("utf-8"))
+        if holder == "request":
+            report["request"] = {"name": path, "width": 1, "height": 1, "nbytes": 1, "sha256": ""}
+        else:
+            (report["prompts"][0] if holder == "prompts" else report["bundle"])["path"] = path
+        other = tmp_path / "report.json"
+        other.write_text(json.dumps(report))
+        with pytest.raises(edgept.InvalidFileError, match="no report") as caught:
+            read_earlier(other)
+        assert caught.value.rule == "report-malformed"
+
+
 def test_invalid_incompatible_and_untrusted_files(
     bundle: Path, bundle_of: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -20,9 +20,11 @@ from edgept.bench.picture import PictureFile, find_picture
 from edgept.bench.plan import Plan, length_of_run
 from edgept.bench.requests import make_request
 from edgept.bench.rival import Rival
+from edgept.bench.sightings import first_number, numbers
 from edgept.bench.subject import Shared
 from edgept.cli import main
 from edgept.prompt_source import bind
+from edgept.runtime.detector import Detections
 from tests.test_seeing import CLASSIFIES, DETECTS, SEGMENTS, make_prompt, photo
 
 LOOP = ["decode", "preprocess", "swap", "run", "read_out", "end_to_end"]
@@ -190,6 +192,23 @@ def test_a_wrong_answer_is_seen(bundle: Path, monkeypatch: pytest.MonkeyPatch) -
     assert answers.different == 1
 
 
+def test_detections_are_compared_by_label_score_and_share(bundle: Path) -> None:
+    model = edgept.load(bundle, threads=1)
+    found = model.see(photo(), prompt=model.load_prompt(make_prompt(DETECTS)), threshold=0.0)
+    assert isinstance(found, Detections)
+    one = numbers(found)
+    assert one.shape == (len(found.found), 6)
+    assert len(one) > 0
+    assert 0 <= one[:, 2:].min() <= one[:, 2:].max() <= 1
+    assert first_number(one) == found.labels.index(found.found[0].label) + 1
+    assert first_number(numbers(dataclasses.replace(found, found=()))) == 0
+    assert are_alike(one, one + np.array([0, 1e-4, 0, 0, 0, 1e-4]))
+    for place, by in ((0, 1), (1, 0.01), (2, 0.01)):
+        other = one.copy()
+        other[0, place] += by
+        assert not are_alike(one, other)
+
+
 def test_answers_are_alike_within_rounding() -> None:
     one = np.array([1.0, -2.0, 0.5])
     assert are_alike(one, one + 1e-4)
@@ -204,6 +223,7 @@ def test_answers_are_alike_within_rounding() -> None:
         (["--new-tokens", 5], "--new-tokens is for models that generate text"),
         (["--prompt-length", 5], "--prompt-length is for"),
         (["--resident", 10**9], "of memory that are free"),
+        (["--batch", 10**8], "do not fit"),
         (["--picture", "absent.png"], "cannot read absent.png"),
     ],
 )

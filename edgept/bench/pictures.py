@@ -14,6 +14,7 @@ from edgept.bench.phases import TITLES, Samples
 from edgept.bench.picture import PictureFile, find_picture
 from edgept.bench.plan import Plan
 from edgept.bench.question import Question
+from edgept.bench.residents import bytes_to_take
 from edgept.bench.sightings import first_number, numbers
 from edgept.bench.subject import Least, Shared, Subject
 from edgept.bench.turns import do_the_same
@@ -66,7 +67,7 @@ class Pictures:
         return _of_latencies([item.latency for item in found], took_ms), answers
 
     def first(self, answer: Answer) -> int:
-        """The place of its largest number."""
+        """Its class, first label, or the place of its largest number."""
         return first_number(answer)
 
     def ceilings(self, model: Model, prompt: LoadedPrompt) -> Ceilings:
@@ -114,8 +115,8 @@ class Pictures:
 
 def check(
     plan: Plan,
-    manifest: Manifest,  # noqa: ARG001 - texts need both
-    prompts: Sequence[Prompt],  # noqa: ARG001
+    manifest: Manifest,
+    prompts: Sequence[Prompt],  # noqa: ARG001 - texts need them
     earlier: Earlier | None,
 ) -> None:
     """See `edgept.bench.subject.Kind`."""
@@ -126,9 +127,8 @@ def check(
                 f"{option} is for models that generate text; {plan.bundle} looks at pictures, whose size in "
                 "tokens is the model's own. Leave it out."
             )
-    request_of(earlier, PictureFile)
-    if plan.picture is not None:
-        find_picture(plan.picture, None, plan.seed)
+    _, request = find_picture(plan.picture, request_of(earlier, PictureFile), plan.seed)
+    _check_memory(manifest, request, plan.batch)
 
 
 def least_request(model: Model) -> Least:
@@ -157,9 +157,26 @@ def choose(
 
 
 def _image(model: Model) -> ImageGeometry:
-    if model.manifest.image is None:
+    return _geometry(model.manifest)
+
+
+def _geometry(manifest: Manifest) -> ImageGeometry:
+    if manifest.image is None:
         raise AssertionError("only bundles that look at pictures come here")
-    return model.manifest.image
+    return manifest.image
+
+
+def _check_memory(manifest: Manifest, request: PictureFile, batch: int) -> None:
+    """Refuse more rows than the free memory holds, each a file's copy and its pixel values."""
+    image, most = _geometry(manifest), bytes_to_take()
+    # float32 until the graph takes them, whatever its own type
+    each = request.nbytes + 3 * image.height * image.width * np.dtype(np.float32).itemsize
+    if most is not None and batch * each > most:
+        raise UsageError(
+            f"{batch} pictures in a batch, {each / 1e6:.2f} MB each as files and pixel values, do not fit the "
+            f"{most / 1e6:.0f} MB of free memory that may be taken. Ask for --batch {max(1, int(most / each))} or "
+            "fewer; what the model computes between needs memory, too."
+        )
 
 
 def _of_latencies(latencies: Sequence[Latency], took_ms: float) -> Samples:
