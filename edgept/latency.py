@@ -21,8 +21,8 @@ class Latency:
             embedding or picture, all of it, shared by the rows that ran together.
         ttft_ms: time to first token, from the call, tokenisation included; None without one.
         tpot_ms: time per output token after the first; None with fewer than two.
-        total_ms: the call to its end, detokenisation included; of a stream, without the time that its
-            reader takes between two pieces.
+        total_ms: the call to its end, detokenisation included; of a request among many, to its own
+            result; of a stream, without the time that its reader takes between two pieces.
         virtual_tokens: of the prompts.
         input_tokens: of the text; of a picture, its patches.
         new_tokens: generated, the end-of-text token included; 0 where nothing is.

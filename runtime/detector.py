@@ -85,9 +85,9 @@ def to_detections(seen: Seen, threshold: float, detects: str) -> Detections:
     classes = scores.argmax(axis=1)
     boxes = _in_pixels(seen.values["boxes"][tokens], seen)
     best = scores.max(axis=1)
-    order = [
-        token for token in np.argsort(-best, kind="stable").tolist() if best[token] >= threshold
-    ]
+    # what lies in a padding only has no pixel of the picture
+    is_there = (best >= threshold) & (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+    order = [token for token in np.argsort(-best, kind="stable").tolist() if is_there[token]]
     return Detections(
         found=tuple(
             Detection(seen.labels[classes[token]], float(best[token]), tuple(boxes[token].tolist()))

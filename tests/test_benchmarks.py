@@ -29,6 +29,7 @@ from benchmarks.disturbance import Disturbance
 from benchmarks.files import Files
 from benchmarks.gguf_files import _interleave
 from benchmarks.peers import Missing, Side, interleave, prepared_mark, start_sides
+from benchmarks.picture_operators import shares
 from benchmarks.runtimes import RUNTIMES, Answer
 from benchmarks.swap import _resident_goals
 from edgept.bench import ratio
@@ -119,6 +120,12 @@ def test_c_runtime_measures(setting: Setting, monkeypatch: pytest.MonkeyPatch) -
         parts = [run[f"{name}_ms"] for name in ("to_main", "session", "run", "own")]
         assert min(parts) > 0
         assert sum(parts) == pytest.approx(run["start_to_ready_ms"], abs=0.01)
+
+
+def test_operators_of_an_image_model(image_bundle_of: Callable[..., Path]) -> None:
+    found = shares(image_bundle_of("vit"), threads=1, runs=2)
+    assert {"MatMul", "Attention", "LayerNormalization"} <= found.keys()
+    assert [*found.values()] == sorted(found.values(), reverse=True)
 
 
 def test_page_has_every_goal_and_what_is_missing(setting: Setting) -> None:

@@ -213,10 +213,13 @@ def test_patches_find_what_the_prompt_asks_for_as_in_transformers(
             )[0]
         found = model.detect(picture, prompt=loaded, threshold=0).found
         order = expected["scores"].argsort(descending=True, stable=True)
-        assert len(found) == len(order) == 16
-        close([item.score for item in found], expected["scores"][order])
         end = torch.tensor([float(width), height, width, height])
-        close([item.box for item in found], expected["boxes"][order].clip(min=0).minimum(end))
+        inside = expected["boxes"].clip(min=0).minimum(end)
+        # what transformers finds in the padding alone is nothing here
+        order = order[(inside[order, 2:] > inside[order, :2]).all(dim=1)]
+        assert 0 < len(found) == len(order) < 16
+        close([item.score for item in found], expected["scores"][order])
+        close([item.box for item in found], inside[order])
         names = [labels[index] for index in expected["labels"][order]]
         assert [item.label for item in found] == names
     assert isinstance(model.see(photo(), prompt=loaded), Detections)

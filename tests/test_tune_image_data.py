@@ -24,11 +24,12 @@ import torch
 
 from edgept.tune import Columns, Settings
 from edgept.tune.vision.data import read_picture_data, read_picture_training
+from edgept.tune.vision.learner import _mirrored, _mirrored_target
 from edgept.tune.vision.masks import read_mask
 from edgept.tune.vision.picture_labels import picture_labels
 from edgept.tune.vision.rows import Shape
 from edgept.tune.vision.run_length import decode_counts, paint
-from edgept.tune.vision.store import open_store
+from edgept.tune.vision.store import Target, open_store
 from edgept.tune.vision.validation import score_pictures
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -199,6 +200,9 @@ def test_a_crowd_is_not_judged_in_validation(tmp_path: Path) -> None:
     loss, metric = score_pictures(job, [([0], [store[0][1]], logits, boxes)])
     assert metric == {"ap": 1.0, "ap50": 1.0}
     assert loss > 0
+    boxes[..., 1] = 1.5  # below the picture, where padding may be
+    _, metric = score_pictures(job, [([0], [store[0][1]], logits, boxes)])
+    assert metric == {"ap": 0.0, "ap50": 0.0}
 
 
 def test_ids_with_gaps_and_pictures_without_annotations(tmp_path: Path) -> None:
@@ -354,6 +358,19 @@ def test_what_is_learnt_lies_where_a_padded_picture_shows_it(tmp_path: Path) -> 
     assert (mask == 255).all(dim=1).tolist() == [False] * 5 + [True] * 3
     assert (own != 255).all()
     assert {*mask[:5].flatten().tolist()} == {*own.flatten().tolist()}
+
+
+def test_a_mirrored_picture_is_padded_where_others_are() -> None:
+    shown, padding = torch.arange(3), torch.full((2,), -1)
+    pixels = torch.cat([shown, padding]).float().expand(3, 4, 5)
+    assert _mirrored(pixels, 2)[0, 0].tolist() == [2, 1, 0, -1, -1]
+    assert _mirrored(pixels, 0)[0, 0].tolist() == [-1, -1, 2, 1, 0]
+    target = Target(0, torch.tensor([0]), torch.tensor([[0.1, 0.5, 0.2, 0.4]]), pixels[0])
+    mirrored = _mirrored_target(target, 2, 5)
+    # from 0 to 0.2 of a picture that ends at 0.6: from 0.4 to 0.6
+    torch.testing.assert_close(mirrored.boxes, torch.tensor([[0.5, 0.5, 0.2, 0.4]]))
+    assert mirrored.mask is not None
+    assert mirrored.mask[0].tolist() == [2, 1, 0, -1, -1]
 
 
 def test_numbers_of_masks_stand_for_names(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-/* facts.c - a graph's own metadata, entries "edgept.<name>"; Manifest.to_metadata in edgept/bundle.py. */
+/* facts.c - a graph's own metadata, entries "edgept.<name>"; Manifest.to_metadata in edgept/manifest.py. */
 #include "facts.h"
 
 #include <stdio.h>

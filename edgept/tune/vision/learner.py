@@ -60,13 +60,19 @@ class PictureLearner:
             return batch
         generator = torch.Generator().manual_seed(self.job.settings.seed * 1_000_003 + begin)
         chosen = torch.rand(len(rows), generator=generator) < 0.5  # (pictures,)
-        targets = [
-            _mirrored(target) if flipped else target
-            for target, flipped in zip(batch.targets, chosen.tolist(), strict=True)
-        ]
-        is_flipped = chosen[:, None, None, None].to(batch.pixels.device)
-        pixels = torch.where(is_flipped, batch.pixels.flip(-1), batch.pixels)
+        pixels, targets = batch.pixels.clone(), [*batch.targets]
+        for index in chosen.nonzero()[:, 0].tolist():
+            padding = self._padding(rows[index])
+            pixels[index] = _mirrored(pixels[index], padding)
+            targets[index] = _mirrored_target(targets[index], padding, self._image.width)
         return _Batch(pixels, targets, is_read=False)
+
+    def _padding(self, row: int) -> int:
+        """Columns of the input on the right that show none of a picture."""
+        size = self.job.examples.sizes[row]
+        shown = size[0] / self.job.examples.frame(size)[0]
+        columns: int = round(self._image.width * (1 - shown))
+        return columns
 
     def weigh(self, batch: _Batch) -> int:
         """Pictures, or the pixels that are learnt from: each counts the same, however they are divided."""
@@ -182,8 +188,13 @@ def read_features(job: Job, pixels: torch.Tensor, rows: torch.Tensor | None) -> 
     return chosen
 
 
-def _mirrored(target: Target) -> Target:
+def _mirrored(pixels: torch.Tensor, padding: int) -> torch.Tensor:
+    """Pixels (…, width) mirrored, those of the padding still on the right."""
+    return pixels.flip(-1).roll(-padding, -1)
+
+
+def _mirrored_target(target: Target, padding: int, width: int) -> Target:
     boxes = target.boxes.clone()
-    boxes[:, 0] = 1 - boxes[:, 0]
-    mask = None if target.mask is None else target.mask.flip(-1)
+    boxes[:, 0] = 1 - padding / width - boxes[:, 0]
+    mask = None if target.mask is None else _mirrored(target.mask, padding)
     return Target(target.label, target.classes, boxes, mask)

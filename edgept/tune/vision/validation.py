@@ -108,8 +108,10 @@ def _objects(job: Job, outputs: Iterable[Outputs]) -> tuple[float, dict[str, flo
             ends = torch.tensor(
                 [size[0] / frame[0], size[1] / frame[1]] * 2
             )  # of the picture in it
-            own = (corners[index].minimum(ends), classes[index], scores[index])
-            made.append(Found(*(tensor.cpu().numpy() for tensor in own)))
+            inside = corners[index].minimum(ends)
+            is_there = (inside[:, 2:] > inside[:, :2]).all(dim=1)  # as the device's detector has it
+            own = (inside, classes[index].cpu(), scores[index].cpu())
+            made.append(Found(*(tensor[is_there].numpy() for tensor in own)))
             right.append(_to_be_found(targets[index], *job.held_out.crowds(row)))
     return total / len(right), average_precision(made, right, len(job.labels))
 
