@@ -495,7 +495,7 @@ def test_a_report_with_a_path_that_is_none(first: Path, tmp_path: Path, path: st
         other.write_text(json.dumps(report))
         with pytest.raises(edgept.InvalidFileError, match="no report") as caught:
             read_earlier(other)
-        assert caught.value.rule == "report-malformed"
+        assert caught.value.reason == "report-malformed"
 
 
 def test_invalid_incompatible_and_untrusted_files(
