@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 
 import edgept
 from edgept.bench.answers import Answers
-from edgept.bench.comparison import _block
+from edgept.bench.comparison import _compare_reports, _turn
 from edgept.bench.earlier import read_earlier
 from edgept.bench.loop import run_loop
 from edgept.bench.phases import Samples
@@ -24,6 +24,7 @@ from edgept.bench.question import Question
 from edgept.bench.requests import make_request
 from edgept.bench.residents import measure_level, measure_recent
 from edgept.bench.rival import find_rival
+from edgept.bench.subject import Shared
 from edgept.bench.texts import Texts, least_request
 from edgept.bundle import MANIFEST_NAME, hash_file, read_manifest
 from edgept.cli import main
@@ -240,11 +241,11 @@ def test_neither_side_of_a_comparison_is_favoured(bundle: Path, files: Path) -> 
     for ids in ([5, 6], [5] * 100):
         models[0].generate(ids, prompt=prompts[0], max_new_tokens=1)
     assert len(pools[0]._free) > len(pools[1]._free)
-    subject, notes = Texts(question).beside(models[0], prompts[0], models[1], prompts[1])
-    assert (subject, notes) == (Texts(question), [])
+    shared = Texts(question).beside(models[0], prompts[:1], models[1], prompts[1:])
+    assert shared == Shared(Texts(question), [])
     assert [len(pool._free) for pool in pools] == [1, 1]
     order: list[str] = []
-    blocks: list[tuple[Samples, Samples]] = []
+    turns: list[tuple[Samples, Samples]] = []
 
     def side(name: str) -> Callable[[], Samples]:
         def run() -> Samples:
@@ -253,10 +254,27 @@ def test_neither_side_of_a_comparison_is_favoured(bundle: Path, files: Path) -> 
 
         return run
 
-    for _ in range(3):
-        _block(side("a"), side("b"), blocks)
-    assert "".join(order) == "abba" + "baab" + "abba"
-    assert all(this["swap"] == [1, 1] and other["swap"] == [0, 0] for this, other in blocks)
+    for _ in range(2):
+        _turn(side("a"), side("b"), turns)
+    assert "".join(order) == 2 * "abbabaab"
+    assert all(this["swap"] == [1] * 4 and other["swap"] == [0] * 4 for this, other in turns)
+
+
+def test_answers_of_other_lengths_are_no_difference(
+    bundle: Path, files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lengths under every prompt count, not that of the first one."""
+    model = edgept.load(bundle, threads=1)
+    pool = [model.load_prompt(files / f"{name}.npy") for name in ("spanish", "german")]
+    texts = Texts(Question(None, [5, 6, 7], 4, 4))
+    assert texts.work(model, pool[0]) == "4 tokens"
+    monkeypatch.setattr(
+        Texts, "work", lambda _self, _model, prompt: "4 tokens" if prompt is pool[0] else "2 tokens"
+    )
+    shared = texts.beside(model, pool[:1], model, pool)
+    assert "4 tokens here and 4 tokens, 2 tokens there" in shared.notes[0]
+    assert shared.other_work == {"tpot", "end_to_end"}
+    assert texts.beside(model, pool, model, pool) == Shared(texts, [])
 
 
 def test_a_comparison_with_a_report_whose_bundle_is_gone(
@@ -275,6 +293,10 @@ def test_a_comparison_with_a_report_whose_bundle_is_gone(
     assert "not at hand" in comparison["why"]
     assert "process_start" in comparison["phases"]
     assert comparison["notes"]
+    # a bundle without a shared buffer has no recent swaps
+    samples: Samples = {"swap": [1.0] * 40, "swap_recent": []}
+    apart = _compare_reports(samples, read_earlier(first), "")
+    assert set(apart.phases) == {"swap"}
 
 
 @pytest.mark.parametrize(
@@ -459,6 +481,21 @@ def test_a_report_with_a_sample_that_is_none(first: Path, tmp_path: Path, sample
     path.write_text(json.dumps(report).replace('"SAMPLE"', sample))
     with pytest.raises(edgept.InvalidFileError, match="no report"):
         read_earlier(path)
+
+
+@pytest.mark.parametrize("path", ["a\0b", "a\ud800b"])
+def test_a_report_with_a_path_that_is_none(first: Path, tmp_path: Path, path: str) -> None:
+    for holder in ("bundle", "prompts", "request"):
+        report = json.loads(first.read_text("utf-8"))
+        if holder == "request":
+            report["request"] = {"name": path, "width": 1, "height": 1, "nbytes": 1, "sha256": ""}
+        else:
+            (report["prompts"][0] if holder == "prompts" else report["bundle"])["path"] = path
+        other = tmp_path / "report.json"
+        other.write_text(json.dumps(report))
+        with pytest.raises(edgept.InvalidFileError, match="no report") as caught:
+            read_earlier(other)
+        assert caught.value.reason == "report-malformed"
 
 
 def test_invalid_incompatible_and_untrusted_files(

@@ -15,6 +15,7 @@ from edgept.bench.plan import Length, Plan, length_of_run
 from edgept.bench.power import Energy
 from edgept.bench.reference_kernel import LIMIT, ReferenceKernel
 from edgept.bench.steady import WarmUp, drift, warm_up
+from edgept.bench.turns import round_of
 from edgept.bench.verdict import judge_loop_phase
 from edgept.errors import UsageError
 
@@ -209,6 +210,37 @@ def test_drift_between_halves() -> None:
     assert judge_loop_phase("end_to_end", few).word == "few samples"
     cold = Series({"end_to_end": [1.0] * 20}, [], 1.0, WarmUp(3, 1.0, [], steady=False), 1.0, [])
     assert judge_loop_phase("end_to_end", cold).word == "not steady"
+
+
+@pytest.mark.parametrize("count", [304, 306, 308, 310])
+def test_turns_of_different_work_are_judged_whole(count: int) -> None:
+    """10 and 20 ms in turn, which neither rise nor fall; and 5 % that are seen all the same."""
+    random = np.random.default_rng(count)
+    times = np.array([10.0, 20.0, 20.0] * 200)[: count + 1] * random.normal(1, 0.005, count + 1)
+    warmed = WarmUp(10, 1.0, [], steady=True)
+    series = Series({"end_to_end": times.tolist()}, [0.0] * (count + 1), 1, warmed, 1.0, [], turn=3)
+    assert judge_loop_phase("end_to_end", series).word == "steady"
+    series.samples["end_to_end"][count // 2 :] = (1.05 * times[count // 2 :]).tolist()
+    assert judge_loop_phase("end_to_end", series).word == "not steady"
+    two = np.array([10.0, 20.0] * 200)[:count] * random.normal(1, 0.005, count)
+    assert abs(drift(two.tolist(), 2) or 1) < 0.02
+    series.samples["tpot"] = times[::3].tolist()  # of the prompts, one has more than a token
+    assert [series.turn_of(name) for name in ("end_to_end", "tpot")] == [3, 1]
+
+
+def test_warm_up_of_turns_of_different_work() -> None:
+    clock = Clock()
+    request = slept(clock, lambda i: (10, 30, 30)[i % 3])
+    warmed = warm_up(lambda: timed(request, clock)["end_to_end"][0], 100, clock, turn=3)
+    assert (warmed.requests, warmed.steady) == (30, True)
+    assert warmed.windows_ms == pytest.approx([70 / 3] * 2)
+
+
+def test_when_the_same_work_comes_again() -> None:
+    assert round_of(["a"], 1) is round_of(["a", "a"], 1) is None
+    assert round_of(["a", "b"], 1) == round_of(["a", "b", "a", "b"], 1) == 2
+    assert round_of(["a", "b", "c", "a"], 1) == 4
+    assert [round_of(["a", "b"], batch) for batch in (2, 3)] == [1, 2]
 
 
 def test_lengths() -> None:

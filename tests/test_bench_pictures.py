@@ -14,11 +14,17 @@ from PIL import Image
 import edgept
 from edgept.bench import pictures
 from edgept.bench.answers import Answers, are_alike
+from edgept.bench.comparison import _compare_interleaved
 from edgept.bench.earlier import read_earlier
 from edgept.bench.picture import PictureFile, find_picture
+from edgept.bench.plan import Plan, length_of_run
 from edgept.bench.requests import make_request
+from edgept.bench.rival import Rival
+from edgept.bench.sightings import first_number, numbers
+from edgept.bench.subject import Shared
 from edgept.cli import main
 from edgept.prompt_source import bind
+from edgept.runtime.detector import Detections
 from tests.test_seeing import CLASSIFIES, DETECTS, SEGMENTS, make_prompt, photo
 
 LOOP = ["decode", "preprocess", "swap", "run", "read_out", "end_to_end"]
@@ -64,6 +70,7 @@ def test_every_phase_is_measured_under_prompts_of_all_tasks(first: Path) -> None
     assert "4 virtual tokens, 56 x 40 pixels" in table
     assert "process to first result" in table
     assert "A → B → A and" in table
+    assert "prompts of different work take turns" in table
     found = json.loads(first.read_text())
     assert found["format"] == "edgept-bench"
     assert found["request"]["name"] == str(first.with_name("photo.png"))
@@ -130,6 +137,32 @@ def test_a_comparison_with_itself_is_interleaved(
     assert "interleaved" in (tmp_path / "page.html").read_text("utf-8")
 
 
+def test_prompts_that_do_other_work_are_not_compared(first: Path, bundle: Path) -> None:
+    """One task here and two there: whatever the ratio, it says nothing of the bundles."""
+    model = edgept.load(bundle, threads=1)
+    pool = [model.load_prompt(make_prompt(task, name=task)) for task in (CLASSIFIES, SEGMENTS)]
+    data, request = find_picture(None, None, 0)
+    subject = pictures.Pictures(request, [data], Path())
+    for others in (pool, pool[1:], pool[::-1]):
+        assert subject.beside(model, pool[:1], model, others).notes
+    for ours, others in ((pool, pool), (pool[:1], pool[:1] * 2), (pool, pool * 2)):
+        assert subject.beside(model, ours, model, others) == Shared(subject, [])
+    plan = Plan(bundle, (), length_of_run(quick=False, seconds=0.5, samples=40), threads=1)
+    compared = _compare_interleaved(
+        plan,
+        subject,
+        model,
+        [make_prompt(CLASSIFIES)],
+        Rival(model, pool),
+        read_earlier(first),
+        lambda *_: None,
+    )
+    assert f"{CLASSIFIES} here and for {CLASSIFIES}, {SEGMENTS} there" in compared.notes[0]
+    words = {name: phase.word for name, phase in compared.phases.items()}
+    own = [name for name, word in words.items() if word == "at other work"]
+    assert own == ["swap", "run", "read_out", "end_to_end"]
+
+
 def test_a_picture_that_is_gone_or_has_changed_is_made(first: Path, tmp_path: Path) -> None:
     wanted = read_earlier(first).request
     assert isinstance(wanted, PictureFile)
@@ -159,6 +192,23 @@ def test_a_wrong_answer_is_seen(bundle: Path, monkeypatch: pytest.MonkeyPatch) -
     assert answers.different == 1
 
 
+def test_detections_are_compared_by_label_score_and_share(bundle: Path) -> None:
+    model = edgept.load(bundle, threads=1)
+    found = model.see(photo(), prompt=model.load_prompt(make_prompt(DETECTS)), threshold=0.0)
+    assert isinstance(found, Detections)
+    one = numbers(found)
+    assert one.shape == (len(found.found), 6)
+    assert len(one) > 0
+    assert 0 <= one[:, 2:].min() <= one[:, 2:].max() <= 1
+    assert first_number(one) == found.labels.index(found.found[0].label) + 1
+    assert first_number(numbers(dataclasses.replace(found, found=()))) == 0
+    assert are_alike(one, one + np.array([0, 1e-4, 0, 0, 0, 1e-4]))
+    for place, by in ((0, 1), (1, 0.01), (2, 0.01)):
+        other = one.copy()
+        other[0, place] += by
+        assert not are_alike(one, other)
+
+
 def test_answers_are_alike_within_rounding() -> None:
     one = np.array([1.0, -2.0, 0.5])
     assert are_alike(one, one + 1e-4)
@@ -173,6 +223,7 @@ def test_answers_are_alike_within_rounding() -> None:
         (["--new-tokens", 5], "--new-tokens is for models that generate text"),
         (["--prompt-length", 5], "--prompt-length is for"),
         (["--resident", 10**9], "of memory that are free"),
+        (["--batch", 10**8], "do not fit"),
         (["--picture", "absent.png"], "cannot read absent.png"),
     ],
 )

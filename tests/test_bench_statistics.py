@@ -1,10 +1,16 @@
 """Percentiles, outliers and ratios: what a series of latencies may be said to show."""
 
+import itertools
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 import pytest
 
-from edgept.bench.ratio import FEWEST, _correlation, ratio_of_pairs, ratio_of_series
+from edgept.bench.comparison import _length, _pairs, _turn
+from edgept.bench.phases import Samples
+from edgept.bench.plan import length_of_run
+from edgept.bench.ratio import FEWEST, Ratio, _correlation, ratio_of_pairs, ratio_of_series
 from edgept.bench.statistics import SAMPLES_FOR, outliers, percentile, summarise
 
 Array = npt.NDArray[np.float64]
@@ -49,6 +55,39 @@ def latencies(random: np.random.Generator, count: int, memory: float) -> Array:
 
 
 PHASES = 6
+
+
+def compared_turns(seed: int, turns: int, factor: float) -> Ratio:
+    """Turns of requests of about 10 ms whose first in a block is 8 % slower, on whichever side it is."""
+    random, count = np.random.default_rng(seed), itertools.count()
+
+    def side(times: float) -> Callable[[], Samples]:
+        def run() -> Samples:
+            first = 1.08 if next(count) % 4 == 0 else 1.0
+            return {"run": [10 * times * first * float(np.exp(random.normal(0, 0.01)))]}
+
+        return run
+
+    taken: list[tuple[Samples, Samples]] = []
+    for _ in range(turns):
+        _turn(side(factor), side(1.0), taken)
+    return ratio_of_pairs(*_pairs(taken)["run"], together=PHASES, seed=seed)
+
+
+def test_the_place_in_a_block_hides_no_difference_and_makes_none() -> None:
+    assert [compared_turns(seed, FEWEST, 1.05).word for seed in range(8)] == ["slower"] * 8
+    assert sum(compared_turns(seed, FEWEST, 1.0).differs for seed in range(12)) <= 1
+
+
+def test_comparisons_of_all_lengths_can_be_judged() -> None:
+    """In turns of eight requests of 20 ms, where time counts."""
+    quick = _length(length_of_run(quick=True, seconds=None, samples=None))
+    assert quick.seconds / (8 * 0.02) >= FEWEST
+    usual = _length(length_of_run(quick=False, seconds=None, samples=None))
+    assert (usual.samples, usual.seconds) == (512, 60)
+    for samples, turns in ((60, 60), (600, 512), (5000, 2500)):
+        given = _length(length_of_run(quick=False, seconds=None, samples=samples))
+        assert (given.samples, given.seconds) == (turns, 0)
 
 
 @pytest.mark.parametrize("blocks", [FEWEST, 48])

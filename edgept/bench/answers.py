@@ -9,9 +9,9 @@ import numpy.typing as npt
 __all__ = ["Answer", "Answers", "Correctness", "are_alike"]
 
 Answer: TypeAlias = npt.NDArray[Any]
-"""One row: token ids, or the numbers of what is found in a picture."""
+"""One row: token ids, or what is found in a picture, as `edgept.bench.sightings.numbers` has it."""
 
-_ROUNDING = 1e-3  # of the largest number
+_ROUNDING = 1e-3  # of the largest number; of scores and of boxes, which are shares, of 1
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,11 @@ class Answers:
 
 
 def are_alike(one: Answer, other: Answer) -> bool:
-    """Whether token ids are equal, and other numbers as near as those that were added in another order."""
+    """Whether token ids and labels are equal, and other numbers as near as those that were added in another order."""
     if one.shape != other.shape or one.dtype.kind == "i":
         return np.array_equal(one, other)
+    if one.ndim == 2:  # detections: label, score and box
+        same = np.array_equal(one[:, 0], other[:, 0])
+        return same and bool(np.allclose(one[:, 1:], other[:, 1:], rtol=0, atol=_ROUNDING))
     largest = np.abs(one).max(initial=0.0)
     return bool(np.allclose(one, other, rtol=0, atol=_ROUNDING * largest))

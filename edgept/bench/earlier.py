@@ -111,10 +111,10 @@ def _from_fields(path: str, fields: dict[str, Any]) -> Earlier:
     return Earlier(
         path=path,
         created=str(fields["created"]),
-        bundle=Path(str(bundle["path"])),
+        bundle=_path(bundle["path"]),
         manifest_sha256=str(bundle["manifest_sha256"]),
         prompts=[
-            (str(item["name"]), Path(str(item["path"])), str(item["tensors_sha256"]))
+            (str(item["name"]), _path(item["path"]), str(item["tensors_sha256"]))
             for item in fields["prompts"]
         ],
         random=any(item["random"] for item in fields["prompts"]),
@@ -143,12 +143,21 @@ def _question(fields: dict[str, Any]) -> Question:
 
 def _picture(fields: dict[str, Any]) -> PictureFile:
     return PictureFile(
-        name=str(fields["name"]),
+        name=str(fields["name"] and _path(fields["name"])),
         width=_whole(fields["width"]),
         height=_whole(fields["height"]),
         nbytes=_whole(fields["nbytes"]),
         sha256=str(fields["sha256"]),
     )
+
+
+def _path(value: object) -> Path:
+    """A path that the system can be asked for, whether there is such a file or not."""
+    name = str(value)
+    os.fsencode(name)  # UnicodeEncodeError, a ValueError, of half a surrogate pair
+    if "\0" in name:
+        raise ValueError(f"{name!r} is no path")
+    return Path(name)
 
 
 def _positive(value: object) -> float:

@@ -33,6 +33,7 @@ class Series:
         kernel_ms: the reference kernel at the start.
         checks: of the reference kernel, before, during and after.
         kernel_s: seconds that those took; they are not in `seconds`.
+        turn: requests after which the same work comes again; None where all do the same.
     """
 
     samples: Samples
@@ -42,6 +43,13 @@ class Series:
     kernel_ms: float
     checks: list[Check]
     kernel_s: float = 0.0
+    turn: int | None = None
+
+    def turn_of(self, phase: str) -> int:
+        """Samples of a phase that are judged as one: those of a turn, which not every request may have."""
+        if self.turn is None:
+            return 1
+        return max(1, round(len(self.samples[phase]) * self.turn / len(self.at_s)))
 
     @property
     def throttled(self) -> bool:
@@ -63,6 +71,7 @@ def run_loop(
     kernel: ReferenceKernel | None = None,
     rate: float | None = None,
     seed: int = 0,
+    turn: int | None = None,
     progress: Callable[[int, float], None] | None = None,
     clock: Clock = time.perf_counter_ns,
 ) -> Series:
@@ -76,12 +85,15 @@ def run_loop(
             scheduled moment, so that waiting behind a slow request is not lost. None is a closed
             loop, in which each request waits for the one before: service time.
         seed: of the schedule.
+        turn: requests after which the same work comes again; None where all do the same.
         progress: told the samples and seconds so far.
         clock: monotonic, in nanoseconds.
     """
     kernel = kernel or ReferenceKernel()
     checked_s = kernel.checked_s
-    warmed = warm_up(lambda: timed(request, clock)["end_to_end"][0], length.warm_up_s, clock)
+    warmed = warm_up(
+        lambda: timed(request, clock)["end_to_end"][0], length.warm_up_s, clock, turn=turn or 1
+    )
     kernel.check(0.0)
     gaps = None if rate is None else np.random.default_rng(seed)
     samples: Samples = {}
@@ -111,7 +123,7 @@ def run_loop(
     seconds = (clock() - origin) / 1e9
     kernel.check(seconds)
     spent_s = kernel.checked_s - checked_s
-    return Series(samples, at_s, seconds, warmed, kernel.start_ms, kernel.checks, spent_s)
+    return Series(samples, at_s, seconds, warmed, kernel.start_ms, kernel.checks, spent_s, turn)
 
 
 def _wait_until(due: int, clock: Clock) -> None:

@@ -24,6 +24,7 @@ from edgept.bench.report import Report, describe_bundle, describe_settings, make
 from edgept.bench.requests import count_equal_rows, make_request
 from edgept.bench.residents import check_memory, levels_to, measure_level, measure_recent
 from edgept.bench.subject import Kind, Subject
+from edgept.bench.turns import round_of
 from edgept.bundle import read_manifest
 from edgept.errors import UsageError
 from edgept.manifest import Manifest
@@ -125,6 +126,10 @@ def _measure(
         grow(number)
         residents.append(measure_level(least, pool[:number], length, plan.seed))
 
+    works = [
+        f"{subject.work(model, prompt)}, {prompt.num_virtual_tokens} virtual"
+        for prompt in pool[: len(prompts)]
+    ]
     turns = pool[: plan.resident or max(2, len(prompts))]
     with energy_meter() if plan.power else nullcontext(Energy(reason="not asked for")) as energy:
         series = run_loop(
@@ -133,6 +138,8 @@ def _measure(
             kernel=kernel,
             rate=plan.rate,
             seed=plan.seed,
+            # copies come in their originals' order
+            turn=round_of([works[i % len(works)] for i in range(len(turns))], plan.batch),
             progress=lambda count, seconds: progress(
                 f"requests: {count} in {seconds:.0f} s", plan.length.share(count, seconds)
             ),
@@ -183,7 +190,7 @@ def _measure(
         joules_per_request=_joules_per_request(energy, series),
         answers=correctness,
         verdict=phases["end_to_end"].verdict,
-        notes=[*_notes(plan, files, correctness, before, device), *subject.notes()],
+        notes=[*_notes(plan, files, works, correctness, before, device), *subject.notes()],
         comparison=comparison,
     )
 
@@ -210,6 +217,7 @@ def _joules_per_request(energy: Energy, series: Series) -> float | None:
 def _notes(
     plan: Plan,
     files: list[PromptFile],
+    works: list[str],
     correctness: Correctness,
     before: Conditions,
     device: Device,
@@ -221,6 +229,11 @@ def _notes(
         )
     elif len(files) == 1:
         notes.append("one prompt was given: it is swapped with a copy of itself")
+    if len(set(works)) > 1:
+        notes.append(
+            f"prompts of different work take turns ({'; '.join(works)}): a median is of the mixture, and may "
+            "be one work's or another's. Bench each alone for its own"
+        )
     if not correctness.prompts_matter:
         notes.append("the first two prompts give the same answer to this request")
     if plan.batch > 1 and correctness.batch_rows_equal < plan.batch:

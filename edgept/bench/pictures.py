@@ -14,8 +14,10 @@ from edgept.bench.phases import TITLES, Samples
 from edgept.bench.picture import PictureFile, find_picture
 from edgept.bench.plan import Plan
 from edgept.bench.question import Question
+from edgept.bench.residents import bytes_to_take
 from edgept.bench.sightings import first_number, numbers
-from edgept.bench.subject import Least, Subject
+from edgept.bench.subject import Least, Shared, Subject
+from edgept.bench.turns import do_the_same
 from edgept.errors import UsageError
 from edgept.latency import Latency
 from edgept.manifest import ImageGeometry, Manifest
@@ -25,6 +27,9 @@ from edgept.runtime.model import Model
 
 __all__ = ["Pictures", "check", "choose", "least_request"]
 
+_TASKS_OWN = frozenset(
+    {"swap", "run", "read_out", "end_to_end"}
+)  # phases that a task makes long or short
 _TITLES = {**TITLES, "process_start": "process to first result"}
 
 
@@ -62,7 +67,7 @@ class Pictures:
         return _of_latencies([item.latency for item in found], took_ms), answers
 
     def first(self, answer: Answer) -> int:
-        """The place of its largest number."""
+        """Its class, first label, or the place of its largest number."""
         return first_number(answer)
 
     def ceilings(self, model: Model, prompt: LoadedPrompt) -> Ceilings:
@@ -75,22 +80,31 @@ class Pictures:
         same = isinstance(other, PictureFile) and other.sha256 == self.request.sha256
         return "" if same else "the requests are not the same picture"
 
+    def work(self, model: Model, prompt: LoadedPrompt) -> str:  # noqa: ARG002 - texts need it
+        """The prompt's task."""
+        return prompt.prompt.task
+
     def beside(
         self,
         model: Model,
-        prompt: LoadedPrompt,
+        pool: Sequence[LoadedPrompt],
         other: Model,
-        other_prompt: LoadedPrompt,
-    ) -> tuple[Subject, list[str]]:
+        other_pool: Sequence[LoadedPrompt],
+    ) -> Shared:
         """The picture, which every model reads by itself."""
         notes = []
         sides = [f"{i.width} x {i.height}" for i in (_image(model), _image(other))]
         if sides[0] != sides[1]:
             notes.append(f"the graphs take {sides[0]} pixels here and {sides[1]} there")
-        tasks = [item.prompt.task for item in (prompt, other_prompt)]
-        if tasks[0] != tasks[1]:
-            notes.append(f"the first prompts are for {tasks[0]} here and {tasks[1]} there")
-        return self, notes
+        ours = [self.work(model, prompt) for prompt in pool]
+        theirs = [self.work(other, prompt) for prompt in other_pool]
+        if do_the_same(ours, theirs):
+            return Shared(self, notes)
+        notes.append(
+            f"the prompts that take turns are for {', '.join(ours)} here and for {', '.join(theirs)} there: "
+            "other work, so no ratio of what a task makes long or short is called a difference"
+        )
+        return Shared(self, notes, _TASKS_OWN)
 
     def notes(self) -> list[str]:
         """That the picture is nobody's."""
@@ -101,8 +115,8 @@ class Pictures:
 
 def check(
     plan: Plan,
-    manifest: Manifest,  # noqa: ARG001 - texts need both
-    prompts: Sequence[Prompt],  # noqa: ARG001
+    manifest: Manifest,
+    prompts: Sequence[Prompt],  # noqa: ARG001 - texts need them
     earlier: Earlier | None,
 ) -> None:
     """See `edgept.bench.subject.Kind`."""
@@ -113,9 +127,8 @@ def check(
                 f"{option} is for models that generate text; {plan.bundle} looks at pictures, whose size in "
                 "tokens is the model's own. Leave it out."
             )
-    request_of(earlier, PictureFile)
-    if plan.picture is not None:
-        find_picture(plan.picture, None, plan.seed)
+    _, request = find_picture(plan.picture, request_of(earlier, PictureFile), plan.seed)
+    _check_memory(manifest, request, plan.batch)
 
 
 def least_request(model: Model) -> Least:
@@ -144,9 +157,26 @@ def choose(
 
 
 def _image(model: Model) -> ImageGeometry:
-    if model.manifest.image is None:
+    return _geometry(model.manifest)
+
+
+def _geometry(manifest: Manifest) -> ImageGeometry:
+    if manifest.image is None:
         raise AssertionError("only bundles that look at pictures come here")
-    return model.manifest.image
+    return manifest.image
+
+
+def _check_memory(manifest: Manifest, request: PictureFile, batch: int) -> None:
+    """Refuse more rows than the free memory holds, each a file's copy and its pixel values."""
+    image, most = _geometry(manifest), bytes_to_take()
+    # float32 until the graph takes them, whatever its own type
+    each = request.nbytes + 3 * image.height * image.width * np.dtype(np.float32).itemsize
+    if most is not None and batch * each > most:
+        raise UsageError(
+            f"{batch} pictures in a batch, {each / 1e6:.2f} MB each as files and pixel values, do not fit the "
+            f"{most / 1e6:.0f} MB of free memory that may be taken. Ask for --batch {max(1, int(most / each))} or "
+            "fewer; what the model computes between needs memory, too."
+        )
 
 
 def _of_latencies(latencies: Sequence[Latency], took_ms: float) -> Samples:

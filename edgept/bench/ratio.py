@@ -64,8 +64,8 @@ def ratio_of_pairs(
     while does not, so that neighbouring pairs may resemble each other.
 
     Args:
-        this: a latency for every ABBA block, in order.
-        other: of the same blocks.
+        this: a latency for every turn A B B A B A A B, in order.
+        other: of the same turns.
         together: how many ratios are looked at together.
         seed: of the resampling.
     """

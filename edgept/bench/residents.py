@@ -16,7 +16,7 @@ from edgept.runtime.content import LoadedPrompt
 from edgept.runtime.device import read_memory
 from edgept.runtime.model import Model
 
-__all__ = ["Level", "check_memory", "levels_to", "measure_level", "measure_recent"]
+__all__ = ["Level", "bytes_to_take", "check_memory", "levels_to", "measure_level", "measure_recent"]
 
 _KEEP_FREE = 0.8  # of the memory that is free may be taken
 
@@ -44,24 +44,30 @@ def levels_to(resident: int) -> list[int]:
     return [*levels, resident] if resident > 2 else levels
 
 
+def bytes_to_take() -> float | None:
+    """Bytes of memory that a measurement may take, a share of what is free; None where it is not known."""
+    memory = read_memory()
+    return None if memory is None else _KEEP_FREE * memory.available_bytes
+
+
 def check_memory(prompt: Prompt, manifest: Manifest, size: int) -> None:
     """Refuse more residents than the free memory holds, before anything is run.
 
     Raises:
         UsageError: they would not fit.
     """
-    memory, kv = read_memory(), manifest.kv
-    if memory is None:
+    most, kv = bytes_to_take(), manifest.kv
+    if most is None:
         return
     numbers = sum(tensor.size for name, tensor in prompt.tensors.items() if name != "prompt_kv")
     if kv is not None:
         numbers += 2 * kv.num_layers * kv.num_kv_heads * kv.head_dim * prompt.num_virtual_tokens
     each = numbers * np.dtype(manifest.float_type).itemsize
-    if size * each > _KEEP_FREE * memory.available_bytes:
-        fits = int(_KEEP_FREE * memory.available_bytes / each)
+    if size * each > most:
+        fits = int(most / each)
         raise UsageError(
             f"{size} resident prompts of {each / 1e6:.2f} MB each do not fit the "
-            f"{memory.available_bytes / 1e6:.0f} MB of memory that are free. Ask for --resident {fits} "
+            f"{most / _KEEP_FREE / 1e6:.0f} MB of memory that are free. Ask for --resident {fits} "
             "or fewer."
         )
 

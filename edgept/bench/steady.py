@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 __all__ = ["TOLERANCE", "WarmUp", "drift", "warm_up"]
 
@@ -21,7 +22,7 @@ class WarmUp:
     Attributes:
         requests: how many.
         seconds: how long.
-        windows_ms: median latency of each window, in order.
+        windows_ms: median latency of each window, in order; of turns of different work, their means'.
         steady: whether the last two agree within 2 %.
     """
 
@@ -32,7 +33,11 @@ class WarmUp:
 
 
 def warm_up(
-    run: Callable[[], float], limit_s: float, clock: Callable[[], int] = time.perf_counter_ns
+    run: Callable[[], float],
+    limit_s: float,
+    clock: Callable[[], int] = time.perf_counter_ns,
+    *,
+    turn: int = 1,
 ) -> WarmUp:
     """Run until the medians of two neighbouring windows agree within 2 %, or the time is up.
 
@@ -40,6 +45,7 @@ def warm_up(
         run: one request; returns its milliseconds.
         limit_s: give up after that, in the middle of a window if need be.
         clock: monotonic, in nanoseconds.
+        turn: requests whose mean counts as one, where those in turn are of different work.
     """
     began = window_began = clock()
     windows: list[float] = []
@@ -49,8 +55,9 @@ def warm_up(
         window.append(run())
         requests += 1
         now = clock()
-        if len(window) >= _WINDOW and (now - window_began) >= _WINDOW_S * 1e9:
-            windows.append(float(np.median(window)))
+        whole = len(window) % turn == 0 and len(window) >= _WINDOW * turn
+        if whole and (now - window_began) >= _WINDOW_S * 1e9:
+            windows.append(float(np.median(_means(window, turn))))
             window, window_began = [], now
             if len(windows) > 1 and abs(windows[-1] / windows[-2] - 1) <= TOLERANCE:
                 return WarmUp(requests, (now - began) / 1e9, windows, steady=True)
@@ -58,9 +65,23 @@ def warm_up(
             return WarmUp(requests, (now - began) / 1e9, windows, steady=False)
 
 
-def drift(samples: Sequence[float]) -> float | None:
-    """How much slower the second half is than the first, 0.05 for 5 %; None with few samples."""
-    if len(samples) < _FEWEST:
+def drift(samples: Sequence[float], turn: int = 1) -> float | None:
+    """How much slower the second half is than the first, 0.05 for 5 %; None with few samples.
+
+    Args:
+        samples: in order.
+        turn: samples whose mean counts as one, where those in turn are of different work: the median of
+            a mixture is now one work's, now another's.
+    """
+    means = _means(samples, turn)
+    if len(means) < _FEWEST:
         return None
-    half = len(samples) // 2
-    return float(np.median(samples[half:]) / np.median(samples[:half]) - 1)
+    half = len(means) // 2
+    return float(np.median(means[half:]) / np.median(means[:half]) - 1)
+
+
+def _means(samples: Sequence[float], turn: int) -> npt.NDArray[np.float64]:
+    """Of each whole turn; what is left over at the end is in none."""
+    whole = len(samples) // turn * turn
+    means: npt.NDArray[np.float64] = np.reshape(samples[:whole], (-1, turn)).mean(axis=1)
+    return means

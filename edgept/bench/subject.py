@@ -4,6 +4,7 @@ All else is one and the same: `edgept.bench.texts` and `edgept.bench.pictures` h
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -20,7 +21,7 @@ from edgept.prompt import Prompt
 from edgept.runtime.content import LoadedPrompt
 from edgept.runtime.model import Model
 
-__all__ = ["Kind", "Least", "Subject"]
+__all__ = ["Kind", "Least", "Shared", "Subject"]
 
 Least = Callable[[LoadedPrompt], Latency]
 """Runs the shortest request that there is under a prompt, which is swapped in as in any other."""
@@ -53,17 +54,36 @@ class Subject(Protocol):
     def unlike(self, other: Question | PictureFile) -> str:
         """Why another report's request is not this one; "" where it is."""
 
+    def work(self, model: Model, prompt: LoadedPrompt) -> str:
+        """What a request under a prompt does, in words: prompts whose words are equal cost alike."""
+
     def beside(
         self,
         model: Model,
-        prompt: LoadedPrompt,
+        pool: Sequence[LoadedPrompt],
         other: Model,
-        other_prompt: LoadedPrompt,
-    ) -> tuple["Subject", list[str]]:
-        """What both models can be asked in turn, and what makes the two unlike."""
+        other_pool: Sequence[LoadedPrompt],
+    ) -> "Shared":
+        """What both models can be asked in turn, each under its prompts, which take turns."""
 
     def notes(self) -> list[str]:
         """What a reader should know of the request."""
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What two models are asked in turn.
+
+    Attributes:
+        subject: the request.
+        notes: what makes the two unlike.
+        other_work: phases in which the two sides' prompts do other work, so that no ratio of them is a
+            difference of the models.
+    """
+
+    subject: Subject
+    notes: list[str]
+    other_work: frozenset[str] = frozenset()
 
 
 class Kind(Protocol):

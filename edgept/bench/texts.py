@@ -13,7 +13,8 @@ from edgept.bench.phases import TITLES, Samples
 from edgept.bench.picture import PictureFile
 from edgept.bench.plan import Plan
 from edgept.bench.question import Question, ask, check_length, least_ids, make_question
-from edgept.bench.subject import Least, Subject
+from edgept.bench.subject import Least, Shared, Subject
+from edgept.bench.turns import do_the_same
 from edgept.errors import UsageError
 from edgept.latency import Latency
 from edgept.manifest import Manifest
@@ -24,6 +25,9 @@ from edgept.runtime.model import Model
 __all__ = ["Texts", "check", "choose", "least_request"]
 
 _LENGTH = 64  # tokens, given and new
+_ANSWERS_OWN = frozenset(
+    {"tpot", "end_to_end"}
+)  # phases that an answer's length makes long or short
 
 
 @dataclass(frozen=True)
@@ -79,13 +83,17 @@ class Texts:
         )
         return "" if same else "the requests are not the same tokens"
 
+    def work(self, model: Model, prompt: LoadedPrompt) -> str:
+        """The length of the answer, which is made to be known."""
+        return f"{len(self.run(model, [prompt])[1][0])} tokens"
+
     def beside(
         self,
         model: Model,
-        prompt: LoadedPrompt,
+        pool: Sequence[LoadedPrompt],
         other: Model,
-        other_prompt: LoadedPrompt,
-    ) -> tuple[Subject, list[str]]:
+        other_pool: Sequence[LoadedPrompt],
+    ) -> Shared:
         """The text where both tokenisers read it alike, else this one's ids."""
         for side in (model, other):  # this one has run more, and would go round among its buffers
             side._generator("generate").decoder.forget_buffers()
@@ -100,13 +108,15 @@ class Texts:
                     "the two read the text as different tokens, so both are given this one's ids"
                 )
         shared = replace(self, request=question)
-        lengths = [
-            len(shared.run(side, [first])[1][0])
-            for side, first in ((model, prompt), (other, other_prompt))
-        ]
-        if lengths[0] != lengths[1]:
-            notes.append(f"answers have {lengths[0]} tokens here and {lengths[1]} there")
-        return shared, notes
+        ours = [shared.work(model, prompt) for prompt in pool]
+        theirs = [shared.work(other, prompt) for prompt in other_pool]
+        if do_the_same(ours, theirs):
+            return Shared(shared, notes)
+        notes.append(
+            f"the answers in turn have {', '.join(ours)} here and {', '.join(theirs)} there: other work, so "
+            "no ratio of what an answer's length makes long or short is called a difference"
+        )
+        return Shared(shared, notes, _ANSWERS_OWN)
 
     def notes(self) -> list[str]:
         """That answers end early, and that nothing reads text."""

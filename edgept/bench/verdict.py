@@ -19,7 +19,7 @@ class Verdict:
 
     Attributes:
         word: "steady"; "not steady" where the level moved by more than 2 %; "throttled" where the
-            reference kernel slowed down; "few samples" below ten.
+            reference kernel slowed down; "few samples" below ten, or below ten turns of different work.
         reasons: what was seen and what to do, empty for a steady one.
     """
 
@@ -27,11 +27,12 @@ class Verdict:
     reasons: list[str]
 
 
-def judge_series(samples: Sequence[float]) -> Verdict:
-    """Judge samples by the drift between their halves alone."""
-    moved = drift(samples)
+def judge_series(samples: Sequence[float], turn: int = 1) -> Verdict:
+    """Judge samples by the drift between their halves alone, as `edgept.bench.steady.drift` does."""
+    moved = drift(samples, turn)
     if moved is None:
-        return Verdict("few samples", [f"{len(samples)} samples; 10 are needed to see a drift"])
+        few = f"{len(samples)} samples; {10 * turn} are needed to see a drift"
+        return Verdict("few samples", [few])
     if abs(moved) <= TOLERANCE:
         return Verdict("steady", [])
     slower = "slower" if moved > 0 else "faster"
@@ -55,7 +56,7 @@ def judge_loop_phase(name: str, series: Series) -> Verdict:
             f"the warm-up ended after {series.warm_up.seconds:.1f} s before two windows agreed within "
             f"{100 * TOLERANCE:.0f} %"
         )
-    own = judge_series(series.samples[name])
+    own = judge_series(series.samples[name], series.turn_of(name))
     if own.word == "not steady":
         reasons += own.reasons
     if series.throttled:
