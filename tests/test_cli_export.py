@@ -119,7 +119,7 @@ def config(**fields: Any) -> str:
             "already quantised",
         ),
         ({"adapter_config.json": config(peft_type="PROMPT_TUNING")}, "holds no config.json"),
-        ({MANIFEST_NAME: "{}"}, "holds no config.json"),
+        ({MANIFEST_NAME: "{}"}, "is a bundle"),
     ],
 )
 def test_what_is_no_model(files: dict[str, str], words: str, tmp_path: Path) -> None:
