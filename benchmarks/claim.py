@@ -37,7 +37,7 @@ __all__ = [
 
 T = TypeVar("T")
 
-_NOT_KNOWN = "not known"
+NOT_KNOWN = "not known"
 
 
 @dataclass(frozen=True)
@@ -212,7 +212,7 @@ class Claim:
 
 
 def goal_of_ratio(
-    what: str, limit: float, this: Sequence[float], other: Sequence[float], why: str = _NOT_KNOWN
+    what: str, limit: float, this: Sequence[float], other: Sequence[float], why: str = NOT_KNOWN
 ) -> Goal:
     """Judge a ratio of interleaved series by its interval, where there are samples enough for one."""
     goal = f"at most {limit:g}"
@@ -230,9 +230,7 @@ def goal_of_ratio(
     return Goal(what, goal, measured, "not certain")
 
 
-def goal_at_most(
-    what: str, limit: float, measured: float, unit: str, why: str = _NOT_KNOWN
-) -> Goal:
+def goal_at_most(what: str, limit: float, measured: float, unit: str, why: str = NOT_KNOWN) -> Goal:
     """Judge one figure."""
     met = measured <= limit
     digits = 0 if measured >= 100 else 1 if measured >= 10 else 2
