@@ -14,6 +14,7 @@ from edgept.bundle import MANIFEST_NAME, read_manifest
 from edgept.cli import main
 from edgept.errors import InvalidFileError, UsageError
 from edgept.export import export_model
+from tests.conftest import matrix
 
 Folder = Callable[[str], Path]
 
@@ -34,7 +35,7 @@ def weights_of(bundle: Path) -> Counter[str]:
     return found
 
 
-@pytest.mark.parametrize(("kind", "precision"), [("llama", "int4"), ("gpt2", "int8")])
+@pytest.mark.parametrize(("kind", "precision"), matrix([("gpt2", "int8")], [("llama", "int4")]))
 def test_without_any_integers_it_is_pytorch(
     kind: str, precision: str, model_folder: Folder, tmp_path: Path
 ) -> None:
@@ -51,18 +52,22 @@ def test_without_any_integers_it_is_pytorch(
 
 @pytest.mark.parametrize(
     ("kind", "patterns", "expected"),
-    [
-        # tied, through onnxruntime-genai's builder, which packs q, k and v where none of them is kept
-        (
-            "llama",
-            ["*.mlp.down_proj", "model.layers.0.self_attn.q_proj"],
-            {"float": 3 + 1, "4": 3 * 7 - 4, "8": 1},
-        ),
-        ("qwen2", ["model.layers.1"], {"float": 7, "4": 7, "8": 1}),  # not tied
-        ("gpt2", ["transformer.h.0.*", "*.c_proj"], {"float": 4 + 2, "4": 2, "8": 1}),
-        # keys and values of the cross-attention are in the encoder's graph
-        ("t5", ["decoder.block.*.layer.1"], {"float": 3 * 4, "8": 1}),
-    ],
+    matrix(
+        [
+            # tied, through onnxruntime-genai's builder, which packs q, k and v where none of them is kept
+            (
+                "llama",
+                ["*.mlp.down_proj", "model.layers.0.self_attn.q_proj"],
+                {"float": 3 + 1, "4": 3 * 7 - 4, "8": 1},
+            ),
+            ("gpt2", ["transformer.h.0.*", "*.c_proj"], {"float": 4 + 2, "4": 2, "8": 1}),
+        ],
+        [
+            ("qwen2", ["model.layers.1"], {"float": 7, "4": 7, "8": 1}),  # not tied
+            # keys and values of the cross-attention are in the encoder's graph
+            ("t5", ["decoder.block.*.layer.1"], {"float": 3 * 4, "8": 1}),
+        ],
+    ),
 )
 def test_modules_and_head(
     kind: str, patterns: list[str], expected: dict[str, int], model_folder: Folder, tmp_path: Path

@@ -31,7 +31,7 @@ from edgept.tune.labels import label_names, majority
 from edgept.tune.learning_rates import HEAD_LEARNING_RATE
 from edgept.tune.loop import make_optimizer
 from edgept.tune.methods import adapt
-from tests.conftest import VOCABULARY, tiny_tokenizer
+from tests.conftest import VOCABULARY, matrix, tiny_tokenizer
 from tests.peft_adapters import other_peoples_warnings
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -51,7 +51,7 @@ TRAINED = [
     *[("bert", method) for method in ("prompt-tuning", "p-tuning", "multitask", "head")],
     *[("llama", method) for method in ("prompt-tuning", "p-tuning", "prefix-tuning", "head")],
     ("gpt2", "prefix-tuning"),
-    *[("roberta", "prompt-tuning"), ("distilbert", "p-tuning"), ("electra", "head")],
+    *matrix([("roberta", "prompt-tuning"), ("electra", "head")], [("distilbert", "p-tuning")]),
 ]
 TWO_LAYERS = {"roberta": "tanh", "distilbert": "relu", "electra": "gelu"}
 
